@@ -1,0 +1,121 @@
+"""The two protocols that hold the house together.
+
+`Model` is what we compute ourselves: one `forward` over a paged KV cache. It knows nothing of requests, sampling,
+text or Harmony; `gpt_oss.engine` turns any `Model` into a `TokenGenerator`.
+`TokenGenerator` is all that anything above sees: token ids in, token ids out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_oss.params import SamplingParams
+from gpt_oss.model.config import ModelConfig
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+FREED = -1  # a windowed block that no query can see any more
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """New tokens of one sequence in one `Model.forward`.
+
+    tokens: int32 [n], n >= 1, computed at positions position .. position + n - 1.
+    position: absolute position of tokens[0]; the keys and values of all earlier positions lie in the cache.
+    blocks: int32 [ceil((position + n) / block_tokens)]; blocks[i] is the physical block, in the pool of the
+        full-attention layers, that holds positions i * block_tokens .. (i + 1) * block_tokens - 1.
+    window_blocks: the same for the pool of the sliding-window layers; FREED where the block lies wholly before
+        the window of every token of this chunk.
+    logits: how many of the chunk's last positions need logits: 0 (a prompt's earlier chunks), 1 (the usual), or
+        more (verification of drafted tokens).
+    """
+
+    tokens: Int32
+    position: int
+    blocks: Int32
+    window_blocks: Int32
+    logits: int = 1
+
+
+class Logits(Protocol):
+    """The logits of one `forward`: a row for each position asked for, in the order of the batch.
+
+    Valid until the next `forward` of the same model: backends may compute rows only when they are read.
+    """
+
+    def __len__(self) -> int: ...
+
+    def numpy(self) -> Float32:
+        """float32 [rows, vocab_size]."""
+        ...
+
+
+@runtime_checkable
+class SamplesItself(Protocol):
+    """Logits that can draw a token without computing every logit, with exactly the answer of the full row."""
+
+    def sample(self, row: int, temperature: float, seed: int, position: int) -> int:
+        """argmax over i < config.usable_vocab_size of logit_i / temperature + gumbel(seed, position, i), see
+        engine/noise.py; temperature 0 is the plain argmax, the lowest id winning ties."""
+        ...
+
+
+class Model(Protocol):
+    """A network on some hardware, with its weights and its paged KV cache.
+
+    One thread at a time may call `forward`. Cache blocks belong to the caller: the model neither allocates nor
+    frees, it writes keys and values of the tokens it is given where `Chunk.blocks` says, and reads what lies
+    before them. Calling again with a smaller `position` (a rewind) overwrites and is always allowed.
+    Two chunks of one batch may share blocks that both only read (a common prefix).
+    """
+
+    config: ModelConfig
+    block_tokens: int
+    cache_blocks: int  # physical blocks in the pool of the full-attention layers
+    window_cache_blocks: int  # physical blocks in the pool of the sliding-window layers
+
+    def forward(self, batch: Sequence[Chunk]) -> Logits: ...
+
+    def read_cache(self, blocks: Int32, window_blocks: Int32) -> bytes:
+        """The keys and values in these blocks, in a form that `write_cache` of the same model and version takes."""
+        ...
+
+    def write_cache(self, blocks: Int32, window_blocks: Int32, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """One token of an answer. The last one of a stream, and only it, has a finish_reason: "stop" (it is one of
+    stop_token_ids, and is itself delivered) or "length" (max_tokens or the context is used up)."""
+
+    id: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    finish_reason: Literal["stop", "length"] | None = None
+    cached_tokens: int = 0  # on the first token: how many prompt tokens came from the prefix cache
+
+
+class TokenGenerator(Protocol):
+    """Prompt tokens in, sampled tokens out. Closing the iterator early cancels the request.
+
+    Raises ContextOverflowError when the prompt leaves no room, ParameterError for bad params, CapacityError when
+    the queue is full, BackendError when the backend fails.
+    """
+
+    name: str  # for people: "cpu (avx512-amx, balanced)", "ollama http://…"
+    context_tokens: int  # prompt plus answer may not exceed this
+
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[SampledToken]: ...
+
+    def generate_sync(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[SampledToken]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,35 @@
+"""The randomness of sampling, as a pure function: Gumbel noise for (seed, position, token).
+
+A token is drawn as argmax_i(logit_i / T + gumbel(seed, position, i)), which is an exact draw from softmax(logits / T).
+Because the noise depends on nothing else, a draw does not depend on the batch, on chunking, on speculation (a drafted
+token is right exactly when it equals this draw), or on which backend computes it; csrc/noise.h is the same function.
+
+    mix(z):  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;  z = (z ^ z >> 27) * 0x94D049BB133111EB;  z ^ z >> 31   (splitmix64)
+    key    = mix(seed + 0x9E3779B97F4A7C15 * (position + 1))
+    bits   = mix(key + 0x9E3779B97F4A7C15 * (token + 1))
+    u      = ((bits >> 12) + 0.5) * 2**-52     in (0, 1), exact in float64
+    gumbel = -log(-log(u))
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def gumbel(seed: int, position: int, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+    """float64, one for each id in `tokens`. `seed` is taken modulo 2**64; `position` is the absolute position in the
+    sequence of the token being drawn (the prompt's length for the first one of an answer)."""
+    with np.errstate(over="ignore"):
+        start = np.array([seed % 2**64], np.uint64) + _GOLDEN * np.array([position + 1], np.uint64)
+        bits = _mix(_mix(start) + _GOLDEN * (tokens.astype(np.uint64) + np.uint64(1)))
+    u = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return -np.log(-np.log(u))

@@ -1,0 +1,60 @@
+"""Every exception that this package raises on purpose.
+
+    GptOssError                 one sentence that a user can act on
+    ├── CheckpointError         a file is truncated, mis-shaped, missing a tensor, of a foreign format
+    ├── ConfigError             a config field is missing, contradicts another, or asks for what a backend cannot do
+    ├── HarmonyError            a conversation cannot be rendered (never raised by the parser: it survives anything)
+    ├── ParameterError          a sampling parameter or a flag is out of range
+    ├── ContextOverflowError    prompt plus answer do not fit the model's context or the cache
+    ├── CapacityError           too many requests wait already: try again later
+    ├── BackendError            a backend cannot start or failed while computing
+    │   └── MissingDependencyError   an optional package is needed; says which extra to install
+    └── DownloadError           a checkpoint could not be fetched
+
+The message is the whole story: what went wrong, where (file, tensor, field), what to do. The command line
+prints it after `gpt-oss: ` and exits with 2; a traceback appears only with `--debug`.
+"""
+
+
+class GptOssError(Exception):
+    """Base of all errors raised on purpose. `hint`, when given, is a second sentence: what to do next."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class CheckpointError(GptOssError):
+    pass
+
+
+class ConfigError(GptOssError):
+    pass
+
+
+class HarmonyError(GptOssError):
+    pass
+
+
+class ParameterError(GptOssError):
+    pass
+
+
+class ContextOverflowError(GptOssError):
+    pass
+
+
+class CapacityError(GptOssError):
+    pass
+
+
+class BackendError(GptOssError):
+    pass
+
+
+class MissingDependencyError(BackendError):
+    pass
+
+
+class DownloadError(GptOssError):
+    pass
