@@ -1,0 +1,61 @@
+# make chat          install what is needed into .venv, then chat       (MODEL=openai/gpt-oss-20b for the real one)
+# make test          lint, types, import order, and the fast tests
+# make test-slow     the tests marked slow                make soak     ten minutes of random load on the engine
+# make parity        print the parity table               make sanitize the cpu backend's tests under ASan and UBSan
+# make lint          ruff, mypy, import-linter            make format   rewrite the code the way ruff wants it
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+MODEL  ?=
+NATIVE := CMakeLists.txt $(shell find csrc -name '*.cc' -o -name '*.h')
+
+.PHONY: chat test test-slow soak parity lint format sanitize clean
+
+chat: $(VENV)/.installed
+	$(BIN)/gpt-oss chat $(MODEL)
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m soak --timeout 1200
+
+parity: $(VENV)/.installed-test
+	$(BIN)/python -m tests.parity.table
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+sanitize: $(VENV)/.installed-test
+	bash csrc/sanitize.sh $(abspath $(BIN))/python
+
+clean:
+	rm -rf $(VENV) build dist
+
+# The package is installed editable: a change to Python counts at once, a change to csrc/ is rebuilt by the next make.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV) || ($(PYTHON) -m pip install --user --break-system-packages virtualenv && $(PYTHON) -m virtualenv $(VENV))
+	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
+	@echo 'Building the kernels and installing gpt-oss into $(VENV): a minute or two'
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+# torch is pinned: the one version that the tests' figures were measured with.
+$(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(NATIVE)
+	@echo 'Building the kernels and installing gpt-oss with its test tools into $(VENV): a few minutes'
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[test,torch,transformers,gguf]'
+	touch $(VENV)/.installed $@

@@ -1,0 +1,101 @@
+"""From the name of a checkpoint and of a backend to a TokenGenerator: the one place that knows which backends exist.
+
+Nothing above this file touches a backend, and a backend's heavy libraries are imported only when it is chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt_oss.backends.base import Model, TokenGenerator
+from gpt_oss.engine.engine import Engine, EngineConfig
+from gpt_oss.errors import BackendError, MissingDependencyError, ParameterError
+from gpt_oss.model.checkpoint import Checkpoint, open_checkpoint
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a user may choose; None leaves it to the backend.
+
+    backend: "auto" is torch under torchrun with several processes, else cpu.
+    precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64".
+    context_tokens: the longest prompt plus answer, in tokens; bounds the memory of the KV cache.
+    threads: cpu only; None is every core.
+    """
+
+    backend: str = "auto"
+    precision: str | None = None
+    context_tokens: int | None = None
+    threads: int | None = None
+    speculate: bool = True
+
+
+def _open_cpu(checkpoint: Checkpoint, options: LoadOptions) -> Model:
+    from gpt_oss.backends.cpu import open_model
+
+    precision = options.precision or "balanced"
+    if precision not in ("balanced", "exact"):
+        raise ParameterError(f"the cpu backend's precision is balanced or exact, not {precision!r}")
+    return open_model(checkpoint, precision=precision, threads=options.threads, cache_tokens=options.context_tokens)
+
+
+def _open_torch(checkpoint: Checkpoint, options: LoadOptions) -> Model:
+    from gpt_oss.backends.torch import open_model
+
+    return open_model(checkpoint, dtype=options.precision or "bf16", cache_tokens=options.context_tokens)
+
+
+BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {"cpu": _open_cpu, "torch": _open_torch}
+
+_NEEDS = {"torch": "torch"}  # backend: the package that it imports; the extra has the backend's name
+
+
+def choose_backend(name: str) -> str:
+    if name == "auto":
+        return "torch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "cpu"
+    if name not in BACKENDS:
+        raise ParameterError(f"there is no backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+    return name
+
+
+def available_backends() -> dict[str, str | None]:
+    """Each backend's name with None when it can be imported, else the reason why not."""
+    reasons: dict[str, str | None] = {}
+    for name in BACKENDS:
+        try:
+            importlib.import_module(f"gpt_oss.backends.{name}")
+            if name in _NEEDS:
+                importlib.import_module(_NEEDS[name])
+            reasons[name] = None
+        except ImportError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenGenerator:  # noqa: B008 (frozen)
+    """Open a checkpoint (a path in any layout, or a downloaded `org/name`) and make it ready to generate.
+
+    Under torchrun, ranks other than 0 follow rank 0 until it closes its generator, and then exit.
+    Raises CheckpointError, ConfigError, ParameterError, MissingDependencyError or BackendError.
+    """
+    backend = choose_backend(options.backend)
+    opened = open_checkpoint(checkpoint)
+    try:
+        model = BACKENDS[backend](opened, options)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the {backend} backend cannot be imported: {error}", hint=f"pip install 'gpt-oss[{backend}]'"
+        ) from error
+    except MemoryError as error:
+        raise BackendError(f"not enough memory to open {opened.path} with the {backend} backend") from error
+    follow = getattr(model, "follow", None)
+    if follow is not None and int(os.environ.get("RANK", "0")) > 0:
+        follow()
+        sys.exit(0)
+    name = f"{backend} ({getattr(model, 'description', options.precision or 'default precision')})"
+    return Engine(model, EngineConfig(name=name, speculate=options.speculate, context_tokens=options.context_tokens))
