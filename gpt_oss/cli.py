@@ -18,7 +18,8 @@ def build_parser() -> argparse.ArgumentParser:
     from gpt_oss import chat, generate
 
     parser = argparse.ArgumentParser(
-        prog="gpt-oss", description="Run OpenAI's open-weight models gpt-oss-20b and gpt-oss-120b on hardware of your own."
+        prog="gpt-oss",
+        description="Run OpenAI's open-weight models gpt-oss-20b and gpt-oss-120b on hardware of your own.",
     )
     parser.add_argument("--version", action="version", version=f"gpt-oss {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -31,9 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_arguments(command("chat", "Talk to a model in the terminal.", chat.run))
     generate.add_arguments(command("generate", "Continue a prompt.", generate.run))
 
-    download = command("download", "Fetch a released checkpoint from the Hugging Face hub; resumes where it stopped.", run_download)
+    download = command(
+        "download", "Fetch a released checkpoint from the Hugging Face hub; resumes where it stopped.", run_download
+    )
     download.add_argument("repository", metavar="ORG/NAME", help="for instance openai/gpt-oss-20b")
-    download.add_argument("--layout", choices=["original", "hf", "metal"], default="original", help="default: %(default)s")
+    download.add_argument(
+        "--layout", choices=["original", "hf", "metal"], default="original", help="default: %(default)s"
+    )
     download.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to (default: the hub's cache)")
 
     convert = command("convert", "Write a checkpoint in another layout.", run_convert)
@@ -42,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--to", choices=["original", "hf", "metal", "gguf"], required=True, help="the layout to write")
     convert.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
 
-    harmony = command("harmony", "Look at the Harmony format: render messages to tokens, parse tokens to messages.", run_harmony)
+    harmony = command(
+        "harmony", "Look at the Harmony format: render messages to tokens, parse tokens to messages.", run_harmony
+    )
     harmony.add_argument(
         "action",
         choices=["render", "parse"],

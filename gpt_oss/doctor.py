@@ -62,7 +62,10 @@ class Report:
             f"GPU           {', '.join(self.gpus) or 'none found'}",
             "backends",
         ]
-        lines += [f"  {'ok ' if why is None else 'no '} {name:<13} {why or ''}".rstrip() for name, why in self.backends.items()]
+        lines += [
+            f"  {'ok ' if why is None else 'no '} {name:<13} {why or ''}".rstrip()
+            for name, why in self.backends.items()
+        ]
         lines.append("models")
         for model in self.models:
             where = model.downloaded or f"not here yet: gpt-oss download {model.name}"
@@ -100,7 +103,9 @@ def examine() -> Report:
         disk_free_gib=shutil.disk_usage(Path.cwd()).free / GIB,
         gpus=gpus(),
         backends=available_backends(),
-        models=tuple(Model(name, size, downloaded(name), size + ROOM_GIB < memory_gib) for name, size in MODELS.items()),
+        models=tuple(
+            Model(name, size, downloaded(name), size + ROOM_GIB < memory_gib) for name, size in MODELS.items()
+        ),
         repacked=repacked(),
     )
 

@@ -9,7 +9,8 @@
     ├── CapacityError           too many requests wait already: try again later
     ├── BackendError            a backend cannot start or failed while computing
     │   └── MissingDependencyError   an optional package is needed; says which extra to install
-    └── DownloadError           a checkpoint could not be fetched
+    ├── DownloadError           a checkpoint could not be fetched
+    └── PatchError              a patch does not parse or does not fit the files; written for the model to read
 
 The message is the whole story: what went wrong, where (file, tensor, field), what to do. The command line
 prints it after `gpt-oss: ` and exits with 2; a traceback appears only with `--debug`.
@@ -57,4 +58,8 @@ class MissingDependencyError(BackendError):
 
 
 class DownloadError(GptOssError):
+    pass
+
+
+class PatchError(GptOssError):
     pass

@@ -28,16 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling (default: %(default)s)")
     parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0 is off (default: off)")
-    parser.add_argument("--min-p", type=float, default=0.0, help="drop tokens below this share of the likeliest's probability")
+    parser.add_argument(
+        "--min-p", type=float, default=0.0, help="drop tokens below this share of the likeliest's probability"
+    )
     parser.add_argument("--seed", type=int, help="the same seed gives the same text")
     parser.add_argument("-l", "--limit", type=int, default=0, help="most tokens to generate; 0: until the model stops")
-    parser.add_argument("--json", action="store_true", help='one line a token: {"token": id, "text": "…", "logprob": x}')
+    parser.add_argument(
+        "--json", action="store_true", help='one line a token: {"token": id, "text": "…", "logprob": x}'
+    )
     add_load_arguments(parser)
 
 
 def add_load_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-b", "--backend", choices=["auto", *BACKENDS], default="auto", help="what computes (default: cpu; torch under torchrun)"
+        "-b",
+        "--backend",
+        choices=["auto", *BACKENDS],
+        default="auto",
+        help="what computes (default: cpu; torch under torchrun)",
     )
     parser.add_argument("--precision", help="cpu: balanced (default) or exact; torch: bf16 (default), float32, float64")
     parser.add_argument("-c", "--context", type=int, metavar="TOKENS", help="longest prompt plus answer")
@@ -106,7 +114,10 @@ def stream(generator: TokenGenerator, prompt: Sequence[int], params: SamplingPar
     if not as_json:
         print(flush=True)
     if first_token_at is not None:
-        print(summary(generator.name, len(prompt), count, first_token_at - started, time.perf_counter() - first_token_at), file=sys.stderr)
+        print(
+            summary(generator.name, len(prompt), count, first_token_at - started, time.perf_counter() - first_token_at),
+            file=sys.stderr,
+        )
 
 
 def json_line(token: SampledToken, text: str) -> str:
