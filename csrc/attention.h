@@ -67,7 +67,7 @@ struct SpanArgs {
 inline constexpr float kNothing = -1e30f;  // a maximum over no key at all
 
 inline size_t span_scratch_floats(int head_dim) {
-  return static_cast<size_t>(kSpanTokens) * kColumns * 2 + static_cast<size_t>(kBlockTokens) * head_dim;
+  return static_cast<size_t>(kSpanTokens) * kColumns + static_cast<size_t>(kBlockTokens) * head_dim;
 }
 
 // What has been attended to so far: [kColumns] maxima, sums, then [head_dim][kColumns] outputs.

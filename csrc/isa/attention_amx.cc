@@ -1,5 +1,5 @@
-// Attention with AMX: tiles of 16 x 32 bfloat16 by 32 x 16 into 16 x 16 float32, four products in flight so that a
-// tile that was loaded is used twice. The left operand is read from the cache as it lies.
+// Attention with AMX: tiles of 16 x 32 bfloat16 by 32 x 16 into 16 x 16 float32, four sums in flight. The left operand
+// is read from the cache as it lies.
 #include "attention_bf16.h"
 
 namespace gpt_oss {
@@ -12,74 +12,85 @@ struct alignas(64) TileConfig {
 };
 constexpr TileConfig kTileConfig;
 
-constexpr int kColumnBytes = kColumns * sizeof(float);  // a row of scores, of pairs, of outputs
-
-// Tiles 0 to 3 are sums: [left 0 | left 1] x [right 0 | right 1]; 4 and 5 left, 6 and 7 right.
-template <int kRights>
-void clear() {
-  _tile_zero(0);
-  _tile_zero(2);
-  if constexpr (kRights == 2) {
-    _tile_zero(1);
-    _tile_zero(3);
-  }
-}
-
-template <int kRights>
-void multiply(const uint16_t* left, int left_bytes, const uint16_t* right) {
-  _tile_loadd(4, left, left_bytes);
-  _tile_loadd(6, right, kColumnBytes);
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(5, left + 8 * left_bytes, left_bytes);  // 16 rows on: elements are 2 bytes
-  _tile_dpbf16ps(2, 5, 6);
-  if constexpr (kRights == 2) {
-    _tile_loadd(7, right + 32, kColumnBytes);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-}
-
-template <int kRights>
-void store(float* to) {
-  _tile_stored(0, to, kColumnBytes);
-  _tile_stored(2, to + 16 * kColumns, kColumnBytes);
-  if constexpr (kRights == 2) {
-    _tile_stored(1, to + 16, kColumnBytes);
-    _tile_stored(3, to + 16 * kColumns + 16, kColumnBytes);
-  }
-}
+constexpr int kScoreBytes = kColumns * sizeof(float);  // a row of scores, of outputs, of queries
+constexpr int kWeightBytes = 2 * kWeightRow;
 
 struct TileProduct {
   static void begin() { _tile_loadconfig(&kTileConfig); }
   static void end() { _tile_release(); }
 
-  template <int kRights>
+  // Tiles 0 to 3: scores of keys 0-15 and 16-31 by columns 0-15 and 16-31; 4, 5: keys; 6, 7: queries.
+  template <bool kWide>
   static void scores_of(const SpanArgs& a, int block, float* scores) {
-    const auto* queries = static_cast<const uint16_t*>(a.queries);
-    clear<kRights>();
-    for (int d = 0; d < a.head_dim; d += 32) {
-      multiply<kRights>(a.cache[block] + d, 2 * a.head_dim, queries + d / 2 * kPairRow);
+    _tile_zero(0);
+    _tile_zero(1);
+    if constexpr (kWide) {
+      _tile_zero(2);
+      _tile_zero(3);
     }
-    store<kRights>(scores);
-  }
-
-  template <int kRights>
-  static void outputs_of(const SpanArgs& a, const uint16_t* weights) {
     for (int d = 0; d < a.head_dim; d += 32) {
-      clear<kRights>();
-      for (int b = 0; b < a.blocks; ++b) {
-        const uint16_t* values = a.cache[b] + (a.head_dim + d) * kBlockTokens;
-        multiply<kRights>(values, 2 * kBlockTokens, weights + b * kBlockTokens / 2 * kPairRow);
+      const uint16_t* keys = a.cache[block] + d;
+      const uint16_t* queries = static_cast<const uint16_t*>(a.queries) + d / 2 * kQueryRow;
+      _tile_loadd(4, keys, 2 * a.head_dim);
+      _tile_loadd(6, queries, kScoreBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(5, keys + 16 * a.head_dim, 2 * a.head_dim);
+      _tile_dpbf16ps(1, 5, 6);
+      if constexpr (kWide) {
+        _tile_loadd(7, queries + 32, kScoreBytes);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
       }
-      store<kRights>(a.out + d * kColumns);
+    }
+    _tile_stored(0, scores, kScoreBytes);
+    _tile_stored(1, scores + 16 * kColumns, kScoreBytes);
+    if constexpr (kWide) {
+      _tile_stored(2, scores + 16, kScoreBytes);
+      _tile_stored(3, scores + 16 * kColumns + 16, kScoreBytes);
     }
   }
 
   static void scores(const SpanArgs& a, int block, float* scores) {
-    a.columns > 16 ? scores_of<2>(a, block, scores) : scores_of<1>(a, block, scores);
+    a.columns > 16 ? scores_of<true>(a, block, scores) : scores_of<false>(a, block, scores);
   }
-  static void outputs(const SpanArgs& a, const uint16_t* weights) {
-    a.columns > 16 ? outputs_of<2>(a, weights) : outputs_of<1>(a, weights);
+
+  // 16 columns at a time, 64 dimensions (tiles 0 to 3) at a time; the exponentials of a block, made on the way of the
+  // first 64, overlap with the products of the block before.
+  static void outputs(const SpanArgs& a, float* scores) {
+    for (int c = 0; c < a.columns; c += 16) {
+      __m512 sums[2] = {};
+      for (int d = 0; d < a.head_dim; d += 64) {
+        const bool whole = d + 64 <= a.head_dim;  // else 32
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int b = 0; b < a.blocks; ++b) {
+          if (d == 0) exponentiate(a, b, c, scores, sums);
+          const uint16_t* values = a.cache[b] + (a.head_dim + d) * kBlockTokens;
+          const uint16_t* weights = reinterpret_cast<const uint16_t*>(scores) + b * kWeightBlock + 2 * c;
+          _tile_loadd(7, weights, kWeightBytes);
+          _tile_loadd(4, values, 2 * kBlockTokens);
+          _tile_dpbf16ps(0, 4, 7);
+          _tile_loadd(5, values + 16 * kBlockTokens, 2 * kBlockTokens);
+          _tile_dpbf16ps(1, 5, 7);
+          if (whole) {
+            _tile_loadd(6, values + 32 * kBlockTokens, 2 * kBlockTokens);
+            _tile_dpbf16ps(2, 6, 7);
+            _tile_loadd(4, values + 48 * kBlockTokens, 2 * kBlockTokens);
+            _tile_dpbf16ps(3, 4, 7);
+          }
+        }
+        float* out = a.out + d * kColumns + c;
+        _tile_stored(0, out, kScoreBytes);
+        _tile_stored(1, out + 16 * kColumns, kScoreBytes);
+        if (whole) {
+          _tile_stored(2, out + 32 * kColumns, kScoreBytes);
+          _tile_stored(3, out + 48 * kColumns, kScoreBytes);
+        }
+      }
+      _mm512_storeu_ps(a.sum + c, _mm512_add_ps(sums[0], sums[1]));
+    }
   }
 };
 

@@ -7,11 +7,12 @@ namespace {
 
 // sums[row] (+)= sum_k pair (a[row][2k], a[row][2k + 1]) . pairs[k][column], of kRows rows and kVectors x 16 columns.
 template <int kRows, int kVectors>
-void accumulate(__m512 (&sums)[kRows][kVectors], const uint16_t* a, int a_row, int depth, const uint16_t* pairs) {
+void accumulate(__m512 (&sums)[kRows][kVectors], const uint16_t* a, int a_row, int depth, const uint16_t* pairs,
+                int pairs_row) {
   for (int k = 0; k < depth; k += 2) {
     __m512bh right[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      right[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(pairs + k / 2 * kPairRow + 32 * v));
+      right[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(pairs + k / 2 * pairs_row + 32 * v));
     }
     for (int r = 0; r < kRows; ++r) {
       int32_t pair;
@@ -40,7 +41,7 @@ struct VectorProduct {
     const auto* queries = static_cast<const uint16_t*>(a.queries);
     for (int key = 0; key < kBlockTokens; key += kRows) {
       __m512 sums[kRows][kVectors] = {};
-      accumulate(sums, a.cache[block] + key * a.head_dim, a.head_dim, a.head_dim, queries);
+      accumulate(sums, a.cache[block] + key * a.head_dim, a.head_dim, a.head_dim, queries, kQueryRow);
       store(scores + key * kColumns, sums);
     }
   }
@@ -51,7 +52,7 @@ struct VectorProduct {
       __m512 sums[kRows][kVectors] = {};
       for (int b = 0; b < a.blocks; ++b) {
         const uint16_t* values = a.cache[b] + (a.head_dim + d) * kBlockTokens;
-        accumulate(sums, values, kBlockTokens, kBlockTokens, weights + b * kBlockTokens / 2 * kPairRow);
+        accumulate(sums, values, kBlockTokens, kBlockTokens, weights + b * kWeightBlock, kWeightRow);
       }
       store(a.out + d * kColumns, sums);
     }
@@ -60,7 +61,13 @@ struct VectorProduct {
   static void scores(const SpanArgs& a, int block, float* scores) {
     a.columns > 16 ? scores_of<2>(a, block, scores) : scores_of<1>(a, block, scores);
   }
-  static void outputs(const SpanArgs& a, const uint16_t* weights) {
+  static void outputs(const SpanArgs& a, float* scores) {
+    for (int c = 0; c < a.columns; c += 16) {
+      __m512 sums[2] = {};
+      for (int b = 0; b < a.blocks; ++b) exponentiate(a, b, c, scores, sums);
+      _mm512_storeu_ps(a.sum + c, _mm512_add_ps(sums[0], sums[1]));
+    }
+    const auto* weights = reinterpret_cast<const uint16_t*>(scores);
     a.columns > 16 ? outputs_of<2>(a, weights) : outputs_of<1>(a, weights);
   }
 };

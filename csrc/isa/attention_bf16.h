@@ -3,7 +3,8 @@
 //
 //   Product::begin(), end()               around all others
 //   Product::scores(args, block, scores)  scores [kBlockTokens][kColumns] = K . queries
-//   Product::outputs(args, weights)       args.out [head_dim][kColumns] = sum over blocks of V . weights
+//   Product::outputs(args, scores)        args.sum, and args.out [head_dim][kColumns] = sum over blocks of V . exp2(scores - max);
+//                                         calls exponentiate(args, block, column, ...) for each 16 columns of each block
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +14,11 @@
 namespace gpt_oss {
 namespace {
 
-inline constexpr int kPairRow = 2 * kColumns;  // elements of a row of [..][kColumns][2] bfloat16
+// Elements of a row of [..][kColumns][2] bfloat16: of queries, and of weights, which lie where the even rows of the
+// scores lay that they were made of, so that all of a span stays in the L1 cache.
+inline constexpr int kQueryRow = 2 * kColumns;
+inline constexpr int kWeightRow = 4 * kColumns;
+inline constexpr int kWeightBlock = kBlockTokens / 2 * kWeightRow;
 
 // 2^x = 2^floor(x) 2^f; 2^f on [0, 1] as a minimax cubic: relative error 9e-5, a twentieth of a bfloat16 rounding.
 inline __m512 exp2_bf16(__m512 x) {
@@ -33,38 +38,32 @@ inline __m512i pair_bf16(__m512 even, __m512 odd) {
   return _mm512_mask_blend_epi16(0xAAAAAAAA, low, high);
 }
 
-// weights [keys / 2][kColumns][2] = exp2(scores - max); a.sum their sums before rounding.
-inline void exponentiate(const SpanArgs& a, int keys, const float* scores, uint16_t* weights) {
-  for (int c = 0; c < a.columns; c += 16) {
-    const __m512 m = _mm512_loadu_ps(a.max + c);
-    __m512 even_sum = _mm512_setzero_ps(), odd_sum = _mm512_setzero_ps();
-    for (int key = 0; key < keys; key += 2) {
-      const float* row = scores + key * kColumns + c;
-      const __m512 even = exp2_bf16(_mm512_sub_ps(_mm512_loadu_ps(row), m));
-      const __m512 odd = exp2_bf16(_mm512_sub_ps(_mm512_loadu_ps(row + kColumns), m));
-      even_sum = _mm512_add_ps(even_sum, even);
-      odd_sum = _mm512_add_ps(odd_sum, odd);
-      _mm512_storeu_si512(weights + key / 2 * kPairRow + 2 * c, pair_bf16(even, odd));
-    }
-    _mm512_storeu_ps(a.sum + c, _mm512_add_ps(even_sum, odd_sum));
+// Turns 16 columns of one block's scores, from `column` on, into weights exp2(score - max); adds them up in `sums`
+// before they are rounded.
+inline void exponentiate(const SpanArgs& a, int block, int column, float* scores, __m512 (&sums)[2]) {
+  const __m512 m = _mm512_loadu_ps(a.max + column);
+  float* row = scores + block * kBlockTokens * kColumns + column;
+  for (int key = 0; key < kBlockTokens; key += 2, row += 2 * kColumns) {
+    const __m512 even = exp2_bf16(_mm512_sub_ps(_mm512_loadu_ps(row), m));
+    const __m512 odd = exp2_bf16(_mm512_sub_ps(_mm512_loadu_ps(row + kColumns), m));
+    sums[0] = _mm512_add_ps(sums[0], even);
+    sums[1] = _mm512_add_ps(sums[1], odd);
+    _mm512_storeu_si512(row, pair_bf16(even, odd));
   }
 }
 
 // AttentionKernel::span, queries as QueryLayout::kBf16Pairs.
 template <class Product>
 void span_bf16(const SpanArgs& a) {
-  const int keys = a.blocks * kBlockTokens;
   float* scores = a.scratch;
-  auto* weights = reinterpret_cast<uint16_t*>(scores + kSpanTokens * kColumns);
   Product::begin();
   for (int b = 0; b < a.blocks; ++b) {
     float* block = scores + b * kBlockTokens * kColumns;
     Product::scores(a, b, block);
     Tile<16>::mask(a, a.first_key + b * kBlockTokens, block);
+    Tile<16>::column_max(a, b == 0, block);
   }
-  Tile<16>::column_max(a, keys, scores);
-  exponentiate(a, keys, scores, weights);
-  Product::outputs(a, weights);
+  Product::outputs(a, scores);
   Product::end();
 }
 

@@ -31,7 +31,7 @@ struct Tile {
     const I in_range = x >= lowest;
     x = max(x, lowest);
     const F t = x + to_integer;
-    const I n = reinterpret_cast<const I&>(t) - reinterpret_cast<const I&>(to_integer);
+    const I n = (I)t - (I)to_integer;
     const F f = x - (t - to_integer);
     F p = all(1.540353e-4f);
     p = p * f + 1.333356e-3f;
@@ -40,8 +40,8 @@ struct Tile {
     p = p * f + 2.402265e-1f;
     p = p * f + 6.931472e-1f;
     p = p * f + 1.0f;
-    const I bits = (reinterpret_cast<const I&>(p) + (n << 23)) & in_range;
-    return reinterpret_cast<const F&>(bits);
+    const I bits = ((I)p + (n << 23)) & in_range;
+    return (F)bits;
   }
 
   // Hides the keys of one block, first_key and on, that a column may not see. scores: [kBlockTokens][kColumns].
@@ -62,12 +62,16 @@ struct Tile {
     }
   }
 
-  // a.max of scores [keys][kColumns].
-  static void column_max(const SpanArgs& a, int keys, const float* scores) {
+  // a.max of one block's scores [kBlockTokens][kColumns] and, after the first block, of what it is already.
+  static void column_max(const SpanArgs& a, bool first, const float* scores) {
+    constexpr int kChains = 4;  // hide the latency of one maximum behind others
     for (int c = 0; c < a.columns; c += kLanes) {
-      F m = all(kNothing);
-      for (int key = 0; key < keys; ++key) m = max(m, load(scores + key * kColumns + c));
-      store(a.max + c, m);
+      F m[kChains];
+      for (int i = 0; i < kChains; ++i) m[i] = first ? all(kNothing) : load(a.max + c);
+      for (int key = 0; key < kBlockTokens; key += kChains) {
+        for (int i = 0; i < kChains; ++i) m[i] = max(m[i], load(scores + (key + i) * kColumns + c));
+      }
+      store(a.max + c, max(max(m[0], m[1]), max(m[2], m[3])));
     }
   }
 
@@ -131,14 +135,14 @@ struct Tile {
     const auto* queries = static_cast<const float*>(a.queries);
     const int keys = a.blocks * kBlockTokens, block_elements = kBlockTokens * a.head_dim;
     float* scores = a.scratch;
-    float* matrix = scores + 2 * kSpanTokens * kColumns;
+    float* matrix = scores + kSpanTokens * kColumns;
     for (int b = 0; b < a.blocks; ++b) {
       float* block = scores + b * kBlockTokens * kColumns;
       widen(a.cache[b], matrix, block_elements);
       multiply(matrix, kBlockTokens, a.head_dim, queries, block, a.columns, false);
       mask(a, a.first_key + b * kBlockTokens, block);
+      column_max(a, b == 0, block);
     }
-    column_max(a, keys, scores);
     for (int c = 0; c < a.columns; c += kLanes) {
       const F m = load(a.max + c);
       F sum{};
