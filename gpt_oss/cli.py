@@ -57,6 +57,11 @@ def build_parser() -> argparse.ArgumentParser:
         "parse: a JSON list of token ids on stdin",
     )
 
+    patch = command(
+        "apply-patch", "Apply a patch from stdin, all or nothing, to the files of a folder.", run_apply_patch
+    )
+    patch.add_argument("--root", type=Path, default=Path("."), help="folder of the files (default: here)")
+
     doctor = command("doctor", "Tell what this machine can run, and with which command.", run_doctor)
     doctor.add_argument("--json", action="store_true", help="for scripts")
     doctor.add_argument("--clear-cache", action="store_true", help="delete the repacked weights of the cpu backend")
@@ -95,6 +100,13 @@ def run_harmony(args: argparse.Namespace) -> int:
     text = sys.stdin.read()
     answer = render_command(text) if args.action == "render" else parse_command(text)
     print(json.dumps(answer, ensure_ascii=False))
+    return 0
+
+
+def run_apply_patch(args: argparse.Namespace) -> int:
+    from gpt_oss.tools.apply_patch import apply_patch
+
+    print(apply_patch(sys.stdin.read(), args.root))
     return 0
 
 

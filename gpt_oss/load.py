@@ -77,7 +77,7 @@ def available_backends() -> dict[str, str | None]:
     return reasons
 
 
-def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenGenerator:  # noqa: B008 (frozen)
+def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenGenerator:
     """Open a checkpoint (a path in any layout, or a downloaded `org/name`) and make it ready to generate.
 
     Under torchrun, ranks other than 0 follow rank 0 until it closes its generator, and then exit.

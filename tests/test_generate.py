@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from gpt_oss.vocabulary import decode
 
 
-def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gpt_oss.cli", *map(str, args)]
+def process(command: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+
+
+def run(*args: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return process([sys.executable, "-m", "gpt_oss.cli", *map(str, args)], stdin)
 
 
 def generated(*args: str | Path) -> list[dict[str, object]]:
@@ -42,9 +44,7 @@ def test_json_lines_carry_token_text_and_logprob(tiny_checkpoints: dict[str, Pat
 
 def test_the_module_and_the_command_print_the_same_text(tiny_checkpoints: dict[str, Path]) -> None:
     flags = [str(tiny_checkpoints["metal"]), "--prompt-tokens", "9", "--seed", "3", "-l", "8"]
-    module = subprocess.run(
-        [sys.executable, "-m", "gpt_oss.generate", *flags], capture_output=True, text=True, timeout=120, check=False
-    )
+    module = process([sys.executable, "-m", "gpt_oss.generate", *flags])
     command = run("generate", *flags)
     assert module.returncode == command.returncode == 0
     assert module.stdout == command.stdout != ""
@@ -81,23 +81,23 @@ def test_a_missing_checkpoint_says_where_it_looked(tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe_is_no_error(tiny_checkpoints: dict[str, Path]) -> None:
-    command = f"{sys.executable} -m gpt_oss.cli generate {tiny_checkpoints['original']} --prompt-tokens 1 -l 400 --json | head -n 1"
-    answer = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=120, check=False
-    )
+    flags = f"{tiny_checkpoints['original']} --prompt-tokens 1 -l 400 --json"
+    command = f"{sys.executable} -m gpt_oss.cli generate {flags} | head -n 1"
+    answer = process(["bash", "-c", f"set -o pipefail; {command}"])
     assert answer.stdout.count("\n") == 1
     assert "Traceback" not in answer.stderr
 
 
 def test_importing_the_package_is_quick_and_light() -> None:
     script = "import sys, gpt_oss; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    answer = process([sys.executable, "-c", script])
     assert answer.stdout.strip() == "[]"
 
 
 def test_help_names_every_command_without_heavy_imports() -> None:
-    script = "import sys; from gpt_oss.cli import build_parser; print(build_parser().format_help(), {'torch', 'transformers'} & set(sys.modules))"
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    heavy = "{'torch', 'transformers'} & set(sys.modules)"
+    script = f"import sys; from gpt_oss.cli import build_parser; print(build_parser().format_help(), {heavy})"
+    answer = process([sys.executable, "-c", script])
     for command in ("chat", "generate", "download", "convert", "harmony", "doctor"):
         assert command in answer.stdout
     assert "set()" in answer.stdout

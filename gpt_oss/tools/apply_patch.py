@@ -70,7 +70,7 @@ Change = AddFile | DeleteFile | UpdateFile
 
 @dataclass
 class Plan:
-    """What the disk shall hold: path -> new bytes, or None where the file goes. Later changes of a patch see earlier ones."""
+    """What the disk shall hold: path -> new bytes, or None where the file goes. Later changes see earlier ones."""
 
     files: dict[Path, bytes | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -172,7 +172,7 @@ def _parse_change(reader: _Reader) -> Change:
         return DeleteFile(path)
     if (path := reader.take_path(UPDATE)) is not None:
         move_to = reader.take_path(MOVE)
-        hunks = []
+        hunks: list[Hunk] = []
         while not reader.done() and not _starts_change(reader.peek() or ""):
             hunks.append(_parse_hunk(reader, path, first=not hunks))
         if not hunks and move_to is None:
@@ -427,12 +427,8 @@ def _replace(path: Path, content: bytes, mode: int | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="gpt-oss apply-patch", description="Apply a patch from stdin to the files here."
-    )
-    parser.add_argument(
-        "--root", type=Path, default=Path("."), help="the folder that the paths of the patch are relative to"
-    )
+    parser = argparse.ArgumentParser(prog="gpt-oss apply-patch", description="Apply a patch from stdin.")
+    parser.add_argument("--root", type=Path, default=Path("."), help="folder of the files (default: here)")
     args = parser.parse_args(argv)
     try:
         print(apply_patch(sys.stdin.read(), args.root))
