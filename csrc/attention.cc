@@ -94,6 +94,12 @@ void Attention::write_cache(const float* qkv, const std::vector<Sequence>& batch
           }
         }
       }
+      // Values of hidden keys have weight 0, but 0 times what another sequence left there may be NaN.
+      const int used = end - block * kBlockTokens;
+      for (int h = 0; h < shape_.kv_heads; ++h) {
+        uint16_t* values = to + h * shape_.head_elements() + kBlockTokens * head_dim;
+        for (int d = 0; d < head_dim; ++d) std::fill_n(values + d * kBlockTokens + used, kBlockTokens - used, 0);
+      }
     });
     row += sequence.tokens;
   }

@@ -17,7 +17,7 @@ void rmsnorm(const float* x, const float* scale, int hidden, float eps, float* o
 struct RotaryParams {
   int head_dim;
   int initial_context_length;
-  float theta, scaling_factor, ntk_alpha, ntk_beta;
+  double theta, scaling_factor, ntk_alpha, ntk_beta;
 };
 
 // YaRN (arXiv 2309.00071) with NTK-by-parts, the ramp's ends not rounded.
