@@ -103,18 +103,24 @@ def load_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
     if isinstance(source, Mapping):
         return _parse(source)
     path = Path(source)
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # JSON and UTF-8 errors both are
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not a {type(raw).__name__}")
+    raw = read_json(path)
     try:
         return _parse(raw)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}", hint=error.hint) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ConfigError naming the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # JSON and UTF-8 errors both are
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
 
 
 def is_huggingface(raw: Mapping[str, Any]) -> bool:
