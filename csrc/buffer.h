@@ -1,13 +1,18 @@
-// Memory for n values, aligned to a cache line, not initialised, freed with its owner.
+// Memory with one owner, freed with it: Buffer from the heap, Pages from the system.
 #pragma once
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace gpt_oss {
 
+// Room for n values, aligned to a cache line, not initialised.
 template <class T>
 class Buffer {
  public:
@@ -34,6 +39,28 @@ class Buffer {
   };
   std::unique_ptr<T[], Free> data_;
   size_t size_ = 0;
+};
+
+// Zeroed memory of whole pages that takes up none until it is written to.
+template <class T>
+class Pages {
+ public:
+  explicit Pages(size_t n) : bytes_(std::max<size_t>(1, n * sizeof(T))) {
+    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<T*>(p);
+  }
+  Pages(Pages&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  Pages& operator=(Pages&&) = delete;
+  ~Pages() {
+    if (data_ != nullptr) munmap(data_, bytes_);
+  }
+
+  T* data() { return data_; }
+
+ private:
+  T* data_;
+  size_t bytes_;
 };
 
 }  // namespace gpt_oss
