@@ -9,6 +9,7 @@ from gpt_oss.errors import CheckpointError
 from gpt_oss.model.config import is_huggingface, read_json
 from gpt_oss.model.huggingface import open_huggingface
 from gpt_oss.model.layout import Checkpoint, LayoutName
+from gpt_oss.model.metal import open_metal, starts_with_magic
 from gpt_oss.model.original import open_original
 from gpt_oss.model.safetensors_file import looks_like_pickle
 from gpt_oss.model.tensors import ExpertWeights
@@ -45,6 +46,9 @@ def _open_folder(folder: Path) -> Checkpoint:
         return open_huggingface(folder) if is_huggingface(read_json(config)) else open_original(folder)
     if (folder / "original" / "config.json").is_file():
         return open_original(folder / "original")
+    for metal in (folder / "metal" / "model.bin", folder / "model.bin"):
+        if metal.is_file() and not _is_pickle(metal):
+            return open_metal(metal)
     pickled = next((path for path in sorted(folder.iterdir()) if _is_pickle(path)), None)
     if pickled is not None:
         raise CheckpointError(
@@ -64,6 +68,8 @@ def _open_file(path: Path) -> Checkpoint:
             f"{path} is a pickle, which can run code when it is opened; only safetensors are read",
             hint="Look for a safetensors version of this checkpoint.",
         )
+    if starts_with_magic(path):
+        return open_metal(path)
     if path.suffix == ".safetensors" or path.name == "config.json":
         return _open_folder(path.parent)
     raise CheckpointError(f"{path} is no checkpoint: neither metal's model.bin nor a folder with safetensors")

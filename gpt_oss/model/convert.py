@@ -17,11 +17,16 @@ from gpt_oss.errors import CheckpointError, ParameterError
 from gpt_oss.model.checkpoint import open_checkpoint
 from gpt_oss.model.huggingface import write_huggingface
 from gpt_oss.model.layout import LayoutName
+from gpt_oss.model.metal import write_metal
 from gpt_oss.model.original import write_original
 from gpt_oss.model.tensors import Weights, canonical_tensors
 
 Writer = Callable[[Path, Weights], Iterator[int]]
-_WRITERS: dict[LayoutName, Writer] = {"original": write_original, "huggingface": write_huggingface}
+_WRITERS: dict[LayoutName, Writer] = {
+    "original": write_original,
+    "huggingface": write_huggingface,
+    "metal": write_metal,
+}
 
 
 def convert(
