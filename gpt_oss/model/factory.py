@@ -89,9 +89,9 @@ def _distribution(name: str, config: ModelConfig) -> tuple[float, float]:
     table = {
         "embedding.weight": (1.0, 0.0),
         "norm.scale": (0.1, 1.0),
-        "attn.qkv.weight": (1.2 / math.sqrt(hidden), 0.0),
+        "attn.qkv.weight": (1.0 / math.sqrt(hidden), 0.0),
         "attn.qkv.bias": (0.2, 0.0),
-        "attn.sinks": (1.0, 0.0),
+        "attn.sinks": (1.0, 4.0),  # some percent of the softmax beside a hundred keys
         "attn.out.weight": (3 * branch / math.sqrt(heads_out), 0.0),  # attention averages, which takes most of v away
         "attn.out.bias": (0.1 * branch, 0.0),
         "mlp.gate.weight": (1.5 / math.sqrt(hidden), 0.0),
