@@ -111,7 +111,8 @@ def visible(queries: NDArray[np.int64], keys: NDArray[np.int64], window: int | N
 
 def softmax(x: Float64) -> Float64:
     e: Float64 = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    total: Float64 = e.sum(axis=-1, keepdims=True)
+    return e / total
 
 
 def softmax_with_sinks(scores: Float64, sinks: Float64) -> Float64:
@@ -162,7 +163,7 @@ def _load(weights: Weights, name: str, index: Index = ()) -> Float64:
 def _expert(weights: Weights, name: str, expert: int) -> Float64:
     """One expert's matrix [out, in]."""
     only = (slice(expert, expert + 1),)
-    if not weights.quantized:
-        return _load(weights, name, only)[0]
-    blocks, scales = weights.tensor(f"{name}.blocks", only)[0], weights.tensor(f"{name}.scales", only)[0]
-    return mxfp4.decode(blocks, scales).astype(np.float64)
+    if weights.quantized:
+        decoded = mxfp4.decode(weights.tensor(f"{name}.blocks", only), weights.tensor(f"{name}.scales", only))
+        return decoded.squeeze(0).astype(np.float64)
+    return _load(weights, name, only).squeeze(0)
