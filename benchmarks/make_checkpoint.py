@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import write_random_checkpoint
+from gpt_oss.model.layout import LayoutName
 from gpt_oss.terminal import run_command
 
 SIZES = {
@@ -31,16 +32,16 @@ SIZES = {
         num_key_value_heads=2,
     ),
 }
-LAYOUTS = {"original": "original", "hf": "huggingface", "metal": "metal"}
+LAYOUTS: dict[str, LayoutName] = {"original": "original", "hf": "huggingface", "metal": "metal"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_checkpoint", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.make_checkpoint", description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="20b", help="default: %(default)s")
     parser.add_argument("--layout", choices=LAYOUTS, default="original", help="default: %(default)s")
     parser.add_argument("--layers", type=int, metavar="N", help="fewer layers than the model has")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: checkpoints/random-SIZE-LAYOUT[.bin]")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: checkpoints/random-SIZE-LAYOUT")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     return parser
@@ -48,10 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     config = replace(SIZES[args.size], **({"num_hidden_layers": args.layers} if args.layers is not None else {}))
-    name = f"random-{args.size}-{args.layout}{'.bin' if args.layout == 'metal' else ''}"
     start_s = time.perf_counter()
     path = write_random_checkpoint(
-        args.output or Path("checkpoints") / name,
+        args.output or Path("checkpoints") / f"random-{args.size}-{args.layout}",
         config,
         seed=args.seed,
         layout=LAYOUTS[args.layout],

@@ -9,7 +9,7 @@ from gpt_oss.errors import CheckpointError
 from gpt_oss.model.config import is_huggingface, read_json
 from gpt_oss.model.huggingface import open_huggingface
 from gpt_oss.model.layout import Checkpoint, LayoutName
-from gpt_oss.model.metal import open_metal, starts_with_magic
+from gpt_oss.model.metal import MAGIC, open_metal
 from gpt_oss.model.original import open_original
 from gpt_oss.model.safetensors_file import looks_like_pickle
 from gpt_oss.model.tensors import ExpertWeights
@@ -25,19 +25,22 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError or ConfigError, one sentence that names the file.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file():
-        return _open_file(path)
+    try:
+        if path.is_dir():
+            return _open_folder(path)
+        if path.is_file():
+            return _open_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror}") from error
     name = str(path)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        cached = cached_snapshot(name)
-        if cached is not None:
-            return _open_folder(cached)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise CheckpointError(f"{path} does not exist")
+    cached = cached_snapshot(name)
+    if cached is None:
         raise CheckpointError(
             f"{name} is neither a path nor in the local Hugging Face cache", hint=f"gpt-oss download {name}"
         )
-    raise CheckpointError(f"{path} does not exist")
+    return _open_folder(cached)
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -47,14 +50,11 @@ def _open_folder(folder: Path) -> Checkpoint:
     if (folder / "original" / "config.json").is_file():
         return open_original(folder / "original")
     for metal in (folder / "metal" / "model.bin", folder / "model.bin"):
-        if metal.is_file() and not _is_pickle(metal):
-            return open_metal(metal)
-    pickled = next((path for path in sorted(folder.iterdir()) if _is_pickle(path)), None)
-    if pickled is not None:
-        raise CheckpointError(
-            f"{pickled} is a pickle, which can run code when it is opened; only safetensors are read",
-            hint="Look for a safetensors version of this checkpoint.",
-        )
+        if metal.is_file():
+            return _open_file(metal)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt"):
+            return _open_file(path)
     if config.is_file():
         raise CheckpointError(f"{folder} has a config.json and no *.safetensors file")
     raise CheckpointError(
@@ -63,28 +63,30 @@ def _open_folder(folder: Path) -> Checkpoint:
 
 
 def _open_file(path: Path) -> Checkpoint:
-    if _is_pickle(path):
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start == MAGIC:
+        return open_metal(path)
+    if looks_like_pickle(start[:8]):
         raise CheckpointError(
             f"{path} is a pickle, which can run code when it is opened; only safetensors are read",
             hint="Look for a safetensors version of this checkpoint.",
         )
-    if starts_with_magic(path):
-        return open_metal(path)
     if path.suffix == ".safetensors" or path.name == "config.json":
         return _open_folder(path.parent)
-    raise CheckpointError(f"{path} is no checkpoint: neither metal's model.bin nor a folder with safetensors")
-
-
-def _is_pickle(path: Path) -> bool:
-    return path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt") and path.is_file() and looks_like_pickle(path)
+    raise CheckpointError(f"{path} is neither metal's model.bin nor a file of a folder with safetensors")
 
 
 def cached_snapshot(repo_id: str) -> Path | None:
     """The folder of a downloaded repository in the local Hugging Face cache, or None. Never asks the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    try:
-        return Path(snapshot_download(repo_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+    for mark in ("original/config.json", "metal/model.bin", "model.safetensors.index.json", "model.safetensors"):
+        try:
+            found = try_to_load_from_cache(repo_id, mark)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found).parents[mark.count("/")]
+    return None

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from gpt_oss.errors import CheckpointError, ParameterError
 from gpt_oss.model.checkpoint import open_checkpoint
+from gpt_oss.model.disk import require_space
 from gpt_oss.model.huggingface import write_huggingface
 from gpt_oss.model.layout import LayoutName
 from gpt_oss.model.metal import write_metal
@@ -54,7 +55,7 @@ def write_checkpoint(
     _check_free(destination, overwrite)
     size_bytes = sum(spec.size_bytes for spec in canonical_tensors(weights.config, weights.quantized).values())
     destination.parent.mkdir(parents=True, exist_ok=True)
-    check_disk(destination.parent, size_bytes)
+    require_space(destination.parent, size_bytes, CheckpointError)
 
     partial = destination.with_name(f".{destination.name}.partial-{os.getpid()}")
     try:
@@ -69,16 +70,6 @@ def write_checkpoint(
     finally:
         _remove(partial)
     return destination
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raise CheckpointError when the disk that holds `folder` has less than needed_bytes free."""
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes:
-        raise CheckpointError(
-            f"{folder}: {needed_bytes / 1e9:.1f} GB are needed and {free_bytes / 1e9:.1f} GB are free",
-            hint="Make room, or choose a folder on another disk.",
-        )
 
 
 def _check_free(destination: Path, overwrite: bool) -> None:

@@ -77,11 +77,6 @@ class _Place:
         return self.offset_bytes + (experts - 1) * self.expert_stride + self.spec.size_bytes // experts
 
 
-def starts_with_magic(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
-
-
 def open_metal(path: Path) -> Checkpoint:
     """Raises ConfigError and CheckpointError before any weight is read."""
     try:

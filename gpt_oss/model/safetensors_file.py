@@ -48,13 +48,13 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
-# What torch.save and pickle write: a zip archive, or a pickle of protocol 2 to 5.
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
+def looks_like_pickle(start: bytes) -> bool:
+    """Whether a file's first eight bytes are torch.save's zip archive, or a pickle of protocol 2 to 5.
 
-def looks_like_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4).startswith(_PICKLE_STARTS)
+    A safetensors header of 640 bytes starts with protocol 2's two bytes as well, but the upper half of its length is 0.
+    """
+    return start.startswith(b"PK\x03\x04") or (start[0:1] == b"\x80" and start[1] in range(2, 6) and any(start[4:]))
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
@@ -98,7 +98,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             file_bytes = os.fstat(file.fileno()).st_size
             start = file.read(8)
-            if start.startswith(_PICKLE_STARTS[:1]) or (start[:2] in _PICKLE_STARTS and looks_like_pickle(path)):
+            if len(start) == 8 and looks_like_pickle(start):
                 raise refuse("this is a pickle, which can run code when it is opened; only safetensors are read")
             if len(start) < 8:
                 raise refuse(f"truncated: {file_bytes} bytes are no safetensors file")
