@@ -1,0 +1,79 @@
+// The inner loops, one table of them for each instruction set. A kernel runs on one thread and knows no threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.h"
+#include "matmul.h"
+
+namespace gpt_oss {
+
+// 128 activations as int8, in the order that 64 bytes of MXFP4 unpack to: the even values of four blocks, the odd ones.
+// Lanes 4b .. 4b + 3 of start and scale belong to block b.
+struct alignas(64) Int8Group {
+  int8_t even[64];
+  int8_t odd[64];
+  int32_t start[16];  // lane 4b: -offset * (sum of block b), which takes the weights' offset back; the others 0
+  float scale[16];
+};
+
+// MXFP4 is unpacked to 2 * value + 12, which is unsigned as vpdpbusd wants it.
+inline constexpr int kMxfp4Offset = 12;
+inline constexpr int kInt8Offset = 128;
+
+// Rows of a weight matrix as a kernel sees them. `blocks` and `scales` of MXFP4, or values and scales of Int8Weight, or
+// bfloat16 in `blocks`.
+struct Rows {
+  const void* blocks;
+  const void* scales;
+  int rows;
+  int cols;
+  int scale_bias;
+};
+
+// A few tokens: out[c * stride + r] = row r . column c. Columns are Int8Group[groups(cols)] or, in exact precision,
+// float[cols] whose blocks hold their 16 even values, then the 16 odd ones.
+using FewKernel = void (*)(const Rows& w, const void* const* columns, int count, float* out, size_t stride);
+
+// Many tokens: a panel of rows times all columns. What a packed column is, is the kernel's own affair.
+struct ManyKernels {
+  int panel_rows;
+  int token_tile;  // tokens are padded to a multiple of this, with zeros
+  // Bytes of `tokens` packed columns, and of the scratch that `multiply` needs.
+  size_t (*packed_bytes)(int tokens, int cols);
+  size_t (*scratch_bytes)(int cols);
+  // Packs tile `tile` of `packed` from token_tile rows of cols floats each; a null row stands for zeros.
+  void (*pack)(const float* const* x, int tile, int cols, void* packed);
+  // The same from activations that lie token by token, x [count][stride], as columns [first, first + count) of all
+  // (padded) tokens; first and count are multiples of panel_rows / 2.
+  void (*pack_tokens)(const float* x, size_t stride, int first, int count, int tokens, int cols, void* packed);
+  // out[r * stride + t] for the rows, padded to whole panels, and all (padded) tokens.
+  void (*multiply)(const Rows& w, const void* packed, int tokens, float* out, size_t stride, void* scratch);
+};
+
+struct Kernels {
+  Isa isa;
+  void (*pack_int8)(const float* x, int cols, int offset, Int8Group* out);
+  void (*pack_float)(const float* x, int cols, float* out);
+  FewKernel mxfp4_int8, mxfp4_float, int8_int8, bf16_float;
+  void (*swiglu_row)(const float* in, const uint16_t* bias, int count, float limit, float* out);
+  void (*swiglu_tile)(const float* in, const uint16_t* bias, int count, int tokens, size_t stride, float limit, float* out);
+  void (*store_columns)(const float* in, size_t stride, int rows, int tokens, const float* bias, bool add, float* const* y);
+  // Null where there is nothing faster than the kernels above. `mxfp4` and `bf16` take bf16 activations, the others int8.
+  const ManyKernels *many_mxfp4, *many_bf16, *many_mxfp4_int8, *many_int8;
+};
+
+const Kernels& kernels_for(Isa isa);
+
+const Kernels& plain_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+const ManyKernels& avx512bf16_mxfp4();
+const ManyKernels& avx512bf16_bf16();
+const ManyKernels& amx_mxfp4();
+const ManyKernels& amx_bf16();
+#endif
+
+}  // namespace gpt_oss
