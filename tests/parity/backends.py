@@ -1,0 +1,47 @@
+"""The backends that parity is asked of, with how far from the oracle each may be. A new backend joins with one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpt_oss.backends import torch as torch_backend
+from gpt_oss.backends.base import Model
+
+
+@dataclass(frozen=True)
+class Backend:
+    """open: takes a checkpoint and cache_tokens.
+
+    near: the largest distance of logits allowed in the first thousand positions; far: past position 4096, where float32
+    angles of the rotary embedding differ from the oracle's; transformers: from transformers in float32, anywhere.
+    Logits have a standard deviation of about 2.5. median: judge by the median distance, not the largest: where
+    rounding makes the router choose another expert, a token's logits are far off and rightly so.
+    """
+
+    name: str
+    open: Callable[..., Model]
+    near: float
+    far: float
+    transformers: float | None = None
+    median: bool = False
+
+    def distance(self, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+        assert a.shape == b.shape
+        difference = np.abs(a.astype(np.float64) - b)
+        return float(np.median(difference) if self.median else difference.max())
+
+
+def _torch(dtype: str, **tolerances: Any) -> Backend:
+    return Backend(f"torch {dtype}", partial(torch_backend.open_model, dtype=dtype, device="cpu"), **tolerances)
+
+
+BACKENDS = [
+    _torch("float64", near=1e-5, far=1e-5),
+    _torch("float32", near=1e-4, far=1e-3, transformers=1e-4),
+    _torch("bf16", near=0.05, far=0.05, median=True),
+]
