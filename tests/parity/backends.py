@@ -1,4 +1,4 @@
-"""The backends that parity is asked of, with how far from the oracle each may be. A new backend joins with one entry."""
+"""The backends that parity is asked of, and how far from the oracle each may be. A new one joins with one entry."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Backend:
     angles of the rotary embedding differ from the oracle's; transformers: from transformers in float32, anywhere.
     Logits have a standard deviation of about 2.5. median: judge by the median distance, not the largest: where
     rounding makes the router choose another expert, a token's logits are far off and rightly so.
+    torchrun: can share a model among processes, see processes.py, with this precision.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Backend:
     far: float
     transformers: float | None = None
     median: bool = False
+    torchrun: str | None = None
 
     def distance(self, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
         assert a.shape == b.shape
@@ -37,11 +39,12 @@ class Backend:
 
 
 def _torch(dtype: str, **tolerances: Any) -> Backend:
-    return Backend(f"torch {dtype}", partial(torch_backend.open_model, dtype=dtype, device="cpu"), **tolerances)
+    open_model = partial(torch_backend.open_model, dtype=dtype, device="cpu")
+    return Backend(f"torch {dtype}", open_model, torchrun=dtype, **tolerances)
 
 
 BACKENDS = [
-    _torch("float64", near=1e-5, far=1e-5),
+    _torch("float64", near=2e-6, far=2e-6),  # the logits come as float32
     _torch("float32", near=1e-4, far=1e-3, transformers=1e-4),
     _torch("bf16", near=0.05, far=0.05, median=True),
 ]

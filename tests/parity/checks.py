@@ -20,7 +20,9 @@ from gpt_oss.model import reference
 from gpt_oss.model.checkpoint import open_checkpoint
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import write_random_checkpoint
+from tests.parity import processes
 from tests.parity.backends import Backend
+from tests.parity.defects import PARALLEL_DEFECTS
 
 # Small, and such that every fact of the network shows in the logits: a clamp that often bites, an eps that counts,
 # key heads as many as heads in a group (swapped axes give no shape error), real window and initial context.
@@ -50,6 +52,7 @@ class Parity:
         self._folder = folder
         self.tokens = np.random.default_rng(7).integers(0, CONFIG.vocab_size, LONG)
         self.checkpoint = cache(self._checkpoint)
+        self.in_processes = cache(self._in_processes)
 
     def _checkpoint(self, layout: str) -> Path:
         return write_random_checkpoint(self._folder / layout, CONFIG, seed=1, layout=layout)
@@ -74,6 +77,11 @@ class Parity:
         )
         with torch.inference_mode():
             return model(torch.from_numpy(self.tokens)[None]).logits[0].numpy()
+
+    def _in_processes(self, dtype: str) -> dict[str, Float32]:
+        """What two processes answer to 300 tokens: see processes.run."""
+        defects = len(PARALLEL_DEFECTS) if dtype == "float32" else 0
+        return processes.run(self.checkpoint("original"), self.tokens[:300], self._folder, dtype=dtype, defects=defects)
 
     @contextmanager
     def sequence(self, backend: Backend, layout: str = "original", **options: Any) -> Iterator[SingleSequence]:
@@ -137,6 +145,12 @@ def _layout(layout: str) -> Check:
     )
 
 
+def _two_processes(parity: Parity, backend: Backend) -> float:
+    assert backend.torchrun is not None
+    shared = parity.in_processes(backend.torchrun)["logits"]
+    return backend.distance(shared, parity.prefill(backend, len(shared)))
+
+
 def _near(backend: Backend) -> float:
     return backend.near
 
@@ -148,4 +162,5 @@ CHECKS: Sequence[Check] = (
     Check("4090 and 20 one by one against at once", lambda p, b: _token_by_token(p, b, 4090, 20), _near),
     Check("chunks of 37 against 512", _in_chunks, _near),
     *(_layout(layout) for layout in LAYOUTS[1:]),
+    Check("two processes against one", _two_processes, lambda backend: backend.near if backend.torchrun else None),
 )

@@ -94,9 +94,8 @@ class TorchModel:
         self._write_cache(blocks, window_blocks, data)
 
     def close(self) -> None:
-        """Ends the followers' `follow`, and this process's part in the group if open_model joined it."""
+        """Ends the followers' `follow`. The memory is given back with the last reference to the model."""
         self._ranks.tell(None)
-        self._ranks.leave()
 
     def follow(self) -> None:
         """For ranks over 0: compute along with rank 0 until it closes the model."""
@@ -108,7 +107,6 @@ class TorchModel:
         while (message := self._ranks.hear()) is not None:
             name, *arguments = message
             does[name](*arguments)
-        self._ranks.leave()
 
     @torch.inference_mode()
     def _forward(self, chunks: Sequence[Chunk]) -> Tensor:

@@ -6,6 +6,7 @@ rank 0 that say what to compute. Knows nothing of networks.
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import Any
@@ -23,9 +24,9 @@ class Ranks:
 
     def __init__(self, device: torch.device) -> None:
         """Joins the other processes; waits until all have. Raises what torch.distributed raises."""
-        self._ours = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-        if self._ours:
+        if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)  # not sooner: a process can join only once
         alone = not dist.is_initialized()
         self.rank = 0 if alone else dist.get_rank()
         self.count = 1 if alone else dist.get_world_size()
@@ -55,7 +56,3 @@ class Ranks:
         items: list[Any] = [None] * self.count if self.rank == 0 else []
         dist.gather_object(item, items or None, dst=0, group=self._messages)
         return items
-
-    def leave(self) -> None:
-        if self._ours and dist.is_initialized():
-            dist.destroy_process_group()
