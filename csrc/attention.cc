@@ -27,9 +27,33 @@ constexpr size_t kMostPartialBytes = size_t{64} << 20;
 constexpr int kSpanBlocks = kSpanTokens / kBlockTokens;
 constexpr float kLog2E = 1.44269504f;
 
+const AttentionKernel* exact_match(Isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::amx: return &kAttention_amx;
+    case Isa::avx512bf16: return &kAttention_avx512bf16;
+    case Isa::avx512: return &kAttention_avx512;
+    case Isa::avxvnni:
+    case Isa::avx2: return &kAttention_avx2;
+#elif defined(__aarch64__)
+    case Isa::i8mm:
+    case Isa::neon: return &kAttention_neon;
+#endif
+    default: return &kAttention_plain;
+  }
+}
+
 int first_visible(int position, int window) { return window == 0 ? 0 : std::max(0, position - window + 1); }
 
 }  // namespace
+
+const AttentionKernel& attention_kernel(Isa isa, int head_dim) {
+  const AttentionKernel* kernel = exact_match(isa);
+#if defined(__x86_64__)
+  if (head_dim % kernel->head_dim_multiple != 0) kernel = &kAttention_avx512;  // AMX, and heads that leave a part tile
+#endif
+  return *kernel;
+}
 
 struct Attention::Task {
   const Sequence* sequence;
@@ -55,7 +79,7 @@ Attention::Attention(const AttentionShape& shape, Isa isa, ThreadPool& pool)
     : shape_(shape), kernel_(&attention_kernel(isa, shape.head_dim)), pool_(&pool) {
   const size_t state = state_floats(shape.head_dim);
   scratch_floats_ = span_scratch_floats(shape.head_dim) + state + kTaskTiles * 2 * state;
-  scratch_ = Buffer<float>(scratch_floats_ * pool.size());
+  scratch_ = Buffer<float>(scratch_floats_ * static_cast<size_t>(pool.size()));
 }
 
 Attention::Scratch Attention::scratch(int thread) {
@@ -107,15 +131,15 @@ void Attention::write_cache(const float* qkv, const std::vector<Sequence>& batch
 
 void Attention::attend(const AttentionCall& call) {
   std::vector<Task> tasks = plan(call);
-  if (tasks.size() < kTasksPerThread * pool_->size() && reserve_partials(tasks)) {
+  if (tasks.size() < kTasksPerThread * static_cast<size_t>(pool_->size()) && reserve_partials(tasks)) {
     std::vector<std::pair<const Task*, int>> pieces;
     for (const Task& task : tasks) {
       for (int span = 0; span < task.spans; ++span) pieces.emplace_back(&task, span);
     }
-    pool_->run(pieces.size(), [&](int i, int thread) { attend_span(call, *pieces[i].first, pieces[i].second, thread); });
-    pool_->run(tasks.size(), [&](int i, int thread) { merge_spans(call, tasks[i], thread); });
+    pool_->run(static_cast<int>(pieces.size()), [&](int i, int thread) { attend_span(call, *pieces[i].first, pieces[i].second, thread); });
+    pool_->run(static_cast<int>(tasks.size()), [&](int i, int thread) { merge_spans(call, tasks[i], thread); });
   } else {
-    pool_->run(tasks.size(), [&](int i, int thread) { attend_all(call, tasks[i], thread); });
+    pool_->run(static_cast<int>(tasks.size()), [&](int i, int thread) { attend_all(call, tasks[i], thread); });
   }
 }
 

@@ -15,11 +15,12 @@ constexpr int kTaskRows = 4;
 
 }  // namespace
 
-Model::Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, ThreadPool& pool, int cache_blocks,
-             int window_cache_blocks)
+Model::Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, Precision precision, ThreadPool& pool,
+             int cache_blocks, int window_cache_blocks)
     : shape_(shape),
       weights_(weights),
       pool_(&pool),
+      matmul_(isa, precision, pool),
       attention_(shape.attention, isa, pool),
       rotary_(shape.rotary) {
   for (int i = 0; i < shape.layers; ++i) {
@@ -65,16 +66,15 @@ void Model::step(const std::vector<Chunk>& batch) {
     const std::vector<Sequence>& sequences = shape_.is_windowed(i) ? windowed_ : full_;
 
     normalise(layer.attention_norm);
-    linear(*pool_, layer.qkv, normed_.data(), tokens_, qkv_.data());
+    matmul_.linear(layer.qkv, normed_.data(), tokens_, qkv_.data());
     rotate();
     attention_.write_cache(qkv_.data(), sequences, cache(i));
     attention_.attend({qkv_.data(), sequences, cache(i), layer.sinks, shape_.window(i), attended_.data()});
-    linear_add(*pool_, layer.out, attended_.data(), tokens_, residual_.data());
+    matmul_.linear(layer.out, attended_.data(), tokens_, residual_.data(), /*add=*/true);
 
     normalise(layer.mlp_norm);
     route(layer);
-    experts_add(*pool_, layer.experts, normed_.data(), tokens_, picked_.data(), expert_weights_.data(),
-                residual_.data());
+    matmul_.experts(layer.experts, normed_.data(), tokens_, picked_.data(), expert_weights_.data(), residual_.data());
   }
   keep(batch);
 }
@@ -152,5 +152,7 @@ void Model::keep(const std::vector<Chunk>& batch) {
     }
   }
 }
+
+void Model::logits(float* out) { matmul_.linear(weights_.unembedding, kept_.data(), kept_rows_, out); }
 
 }  // namespace gpt_oss

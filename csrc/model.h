@@ -18,7 +18,7 @@
 namespace gpt_oss {
 
 struct ModelShape {
-  int layers, experts, experts_per_token, vocab, usable_vocab, hidden, intermediate;
+  int layers, experts, experts_per_token, vocab, hidden, intermediate;
   AttentionShape attention;
   int sliding_window;
   float swiglu_limit, norm_eps;
@@ -44,7 +44,7 @@ struct ModelWeights {
   const uint16_t* embedding;  // bfloat16 [vocab][hidden]
   std::vector<LayerWeights> layers;
   const float* norm;  // [hidden]
-  Unembedding unembedding;
+  Linear unembedding;  // hidden -> vocab
 };
 
 // New tokens of one sequence: backends/base.py, Chunk.
@@ -59,15 +59,15 @@ struct Chunk {
 
 class Model {
  public:
-  Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, ThreadPool& pool, int cache_blocks,
-        int window_cache_blocks);
+  Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, Precision precision, ThreadPool& pool,
+        int cache_blocks, int window_cache_blocks);
 
   // Computes every chunk, and keeps the normed hidden rows whose logits are wanted.
   void forward(const std::vector<Chunk>& batch);
 
-  // [rows][hidden] of the last forward.
-  const float* hidden() const { return kept_.data(); }
+  // Rows of the last forward, and their logits: out [rows][vocab].
   int rows() const { return kept_rows_; }
+  void logits(float* out);
 
   // The cache of one layer, [blocks][block_elements]; see attention.h.
   uint16_t* cache(int layer) { return caches_[layer].data(); }
@@ -87,6 +87,7 @@ class Model {
   ModelShape shape_;
   ModelWeights weights_;
   ThreadPool* pool_;
+  Matmul matmul_;
   Attention attention_;
   Rotary rotary_;
   std::vector<Pages<uint16_t>> caches_;  // by layer

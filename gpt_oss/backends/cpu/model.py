@@ -21,7 +21,7 @@ _CACHE_HEADER = struct.Struct("<16sIIII")  # magic, blocks, window blocks, bytes
 
 
 class CpuLogits:
-    """The rows of one forward; see backends/base.py, `Logits` and `SamplesItself`. Computed when read.
+    """The rows of one forward; see backends/base.py, `Logits`. Computed when read.
 
     Raises BackendError when the model has computed another batch since, or was closed.
     """
@@ -38,9 +38,6 @@ class CpuLogits:
         out = np.empty((self._rows, self._model.config.vocab_size), np.float32)
         self._native().logits(out)
         return out
-
-    def sample(self, row: int, temperature: float, seed: int, position: int) -> int:
-        return int(self._native().sample(row, temperature, seed % 2**64, position))
 
     def _native(self) -> _native.Model:
         if self._step != self._model.step:
@@ -93,7 +90,7 @@ class CpuModel:
         sizes = native.block_bytes(False), native.block_bytes(True)
         header = _CACHE_HEADER.pack(_CACHE_MAGIC, len(full), len(windowed), *sizes)
         if data[: len(header)] != header or len(data) != len(header) + len(full) * sizes[0] + len(windowed) * sizes[1]:
-            raise BackendError("saved keys and values do not fit: they are of another model, version or number of blocks")
+            raise BackendError("saved keys and values do not fit: another model, version or number of blocks")
         native.write_cache(full, windowed, np.frombuffer(data, np.uint8, offset=len(header)))
 
     def close(self) -> None:

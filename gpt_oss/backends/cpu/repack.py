@@ -101,7 +101,7 @@ def load_sections(
             payload = _write(path, expected | {"source": source[:1024]}, sections, offsets)
         except OSError as error:
             warnings.warn(
-                f"repacked weights cannot be kept in {folder} ({error.strerror}): they will be made anew at every start",
+                f"repacked weights cannot be kept in {folder} ({error.strerror}): every start makes them anew",
                 stacklevel=2,
             )
             payload = np.empty(total, np.uint8)
@@ -158,9 +158,7 @@ def _map(path: Path, expected: Mapping[str, object]) -> Bytes | None:
     return None
 
 
-def _write(
-    path: Path, header: dict[str, object], sections: Mapping[str, Section], offsets: Mapping[str, int]
-) -> Bytes:
+def _write(path: Path, header: dict[str, object], sections: Mapping[str, Section], offsets: Mapping[str, int]) -> Bytes:
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(str(header["payload_bytes"]))
     handle, name = tempfile.mkstemp(suffix=".partial", dir=path.parent)

@@ -12,7 +12,7 @@ from gpt_oss.backends.base import FREED
 from gpt_oss.backends.cpu import _native
 
 BLOCK = _native.BLOCK_TOKENS
-ISAS = _native.available_isas()
+ISAS = _native.instruction_sets()
 
 # Kernels with bfloat16 products round queries and weights to 8 bits.
 TOLERANCE = {"amx-bf16": 1e-2, "avx512-bf16": 1e-2}
