@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from gpt_oss.backends import torch as torch_backend
 from gpt_oss.backends.base import Model
@@ -38,8 +39,10 @@ class Backend:
         return float(np.median(difference) if self.median else difference.max())
 
 
-def _torch(dtype: str, **tolerances: Any) -> Backend:
-    open_model = partial(torch_backend.open_model, dtype=dtype, device="cpu")
+def _torch(dtype: str, device: str = "cpu", **tolerances: Any) -> Backend:
+    open_model = partial(torch_backend.open_model, dtype=dtype, device=device)
+    if device != "cpu":
+        return Backend(f"torch {dtype} {device}", open_model, **tolerances)
     return Backend(f"torch {dtype}", open_model, torchrun=dtype, **tolerances)
 
 
@@ -48,3 +51,9 @@ BACKENDS = [
     _torch("float32", near=1e-4, far=1e-3, transformers=1e-4),
     _torch("bf16", near=0.05, far=0.05, median=True),
 ]
+if torch.cuda.is_available():
+    BACKENDS += [
+        _torch("float64", "cuda", near=2e-6, far=2e-6),
+        _torch("float32", "cuda", near=1e-4, far=1e-3, transformers=1e-3),  # its pow rounds angles another way
+        _torch("bf16", "cuda", near=0.05, far=0.05, median=True),
+    ]

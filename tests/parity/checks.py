@@ -68,7 +68,10 @@ class Parity:
         """[LONG, vocab], in float32."""
         import torch
         from transformers import GptOssForCausalLM, Mxfp4Config
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         model = GptOssForCausalLM.from_pretrained(
             self.checkpoint("huggingface"),
             dtype=torch.float32,

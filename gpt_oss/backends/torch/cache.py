@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt_oss.backends.base import Chunk, Int32
 from gpt_oss.model.config import ModelConfig
 
-QUERIES_AT_ONCE = 256  # bounds the memory of the attention scores
+SCORES_AT_ONCE = 1 << 27  # attention scores in memory, a few times 512 MB in float32
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Span:
-    """At most QUERIES_AT_ONCE consecutive new tokens of one sequence.
+    """Consecutive new tokens of one sequence, few enough that their attention scores fit into memory.
 
     rows: where they lie in the batch. positions: int64 [tokens]. full, windowed: their rows of each pool.
     """
@@ -42,10 +42,13 @@ class Span:
 
 
 def spans_of(batch: Sequence[Chunk], config: ModelConfig, block_tokens: int, device: torch.device) -> list[Span]:
+    """The rows of a batch cut into spans, in order."""
     spans, row = [], 0
     for chunk in batch:
-        for offset in range(0, len(chunk.tokens), QUERIES_AT_ONCE):
-            count = min(QUERIES_AT_ONCE, len(chunk.tokens) - offset)
+        most_keys = chunk.position + len(chunk.tokens)
+        at_once = max(1, SCORES_AT_ONCE // (config.num_attention_heads * most_keys))
+        for offset in range(0, len(chunk.tokens), at_once):
+            count = min(at_once, len(chunk.tokens) - offset)
             first = chunk.position + offset
 
             def rows(blocks: Int32, first_key: int, first: int = first, end: int = first + count) -> Rows:

@@ -157,13 +157,16 @@ def open_model(
         raise ParameterError(f"the torch backend's precision is one of {', '.join(DTYPES)}, not {dtype!r}")
     if cache_tokens is not None and cache_tokens < 1:
         raise ParameterError(f"cache_tokens must be 1 or more, not {cache_tokens}")
+    device = device or _default_device()
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendError(f"the device {device} was asked for, and torch finds no CUDA device")
     try:
-        chosen = torch.device(device or _default_device())
+        chosen = torch.device(device)
         ranks = Ranks(chosen)
         tokens = _cache_tokens(source, DTYPES[dtype], chosen, ranks.count, cache_tokens, dequantize)
         return TorchModel(source, DTYPES[dtype], chosen, ranks, tokens, dequantize)
     except RuntimeError as error:
-        raise BackendError(f"torch cannot open the model on {device or _default_device()}: {error}") from error
+        raise BackendError(f"torch cannot open the model on {device}: {error}") from error
 
 
 def _default_device() -> str:

@@ -25,6 +25,8 @@ class Ranks:
     def __init__(self, device: torch.device) -> None:
         """Joins the other processes; waits until all have. Raises what torch.distributed raises."""
         if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
             atexit.register(dist.destroy_process_group)  # not sooner: a process can join only once
         alone = not dist.is_initialized()
