@@ -40,8 +40,8 @@ CONFIG = ModelConfig(
     rms_norm_eps=1e-3,
 )
 LAYOUTS = ("original", "huggingface", "metal")
-LENGTHS = (1, 127, 128, 129, 300, 4095, 4097)
 LONG = 4200
+LENGTHS = (1, 127, 128, 129, 300, 4095, 4097, LONG)
 FAR = 1000
 
 

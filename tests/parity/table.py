@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.parity.backends import BACKENDS
+from tests.parity.backends import BACKENDS, RUN
 from tests.parity.checks import CHECKS, CONFIG, Parity
 from tests.parity.defects import CONTROL, DEFECTS, PARALLEL_DEFECTS
 from tests.parity.test_defects import EXACT, distance_in_processes, distance_with
@@ -19,8 +19,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         parity = Parity(Path(folder))
         print(f"Distance of logits (standard deviation {parity.oracle.std():.1f}) on a random checkpoint:\n{CONFIG}\n")
-        print("The largest over all tokens; for backends marked * the median. Limits stand in parentheses.\n")
-        headings = [backend.name + "*" * backend.median for backend in BACKENDS]
+        print(
+            f"The largest; for backends marked * the median of the worst {RUN} tokens. Limits stand in parentheses.\n"
+        )
+        headings = [backend.name + "*" * backend.rounds for backend in BACKENDS]
         print(f"{'':42}" + "".join(f"{heading:>20}" for heading in headings))
         for check in CHECKS:
             print(f"{check.name:42}", end="", flush=True)
@@ -32,7 +34,7 @@ def main() -> int:
                 distance = check.measure(parity, backend)
                 failures += not distance <= limit
                 verdict = "" if distance <= limit else " FAILED"
-                print(f"{f'{distance:.1e} ({limit:.0e}){verdict}':>20}", end="", flush=True)
+                print(f"{f'{distance:.1e} ({limit:.1g}){verdict}':>20}", end="", flush=True)
             print()
 
         print(
