@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from gpt_oss.errors import ConfigError
 from gpt_oss.model.config import ModelConfig
@@ -225,12 +226,14 @@ def to_torch(array: Array) -> Tensor:
 
 def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """blocks uint8 [..., n, 16] and scales uint8 [..., n] to [..., n * 32], exact in every dtype."""
-    values = e2m1_values(blocks.device)[nibbles(blocks).int()]  # [..., n, 32]
-    return (values * e8m0_values(blocks.device)[scales.int()][..., None]).flatten(-2).to(dtype)
+    every_byte = torch.arange(256, device=blocks.device).to(torch.uint8)
+    pairs = e2m1_values(blocks.device).to(dtype)[nibbles(every_byte[:, None]).int()]  # [256, 2]: a byte's two values
+    values = embedding(blocks.int(), pairs).flatten(-2)  # [..., n, 32]
+    return (values * e8m0_values(blocks.device).to(dtype)[scales.int()][..., None]).flatten(-2)
 
 
 def nibbles(blocks: Tensor) -> Tensor:
-    """uint8 [..., 16] to e2m1 codes [..., 32]: the low nibble comes first."""
+    """uint8 [..., bytes] to e2m1 codes [..., 2 * bytes]: the low nibble comes first."""
     return torch.stack([blocks & 15, blocks >> 4], dim=-1).flatten(-2)
 
 
