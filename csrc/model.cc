@@ -1,8 +1,11 @@
 // See model.h. `step` is the network.
 #include "model.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <cstring>
+#include <set>
 
 namespace gpt_oss {
 namespace {
@@ -13,16 +16,25 @@ constexpr int kStepTokens = 2048;
 // Rows of the small operations that make one task.
 constexpr int kTaskRows = 4;
 
+// Has the system start reading the file behind [from, from + bytes) without waiting for it.
+void will_need(const uint8_t* from, size_t bytes) {
+  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(from) + bytes;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);  // a refusal costs time only
+}
+
 }  // namespace
 
 Model::Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, Precision precision, ThreadPool& pool,
-             int cache_blocks, int window_cache_blocks)
+             int cache_blocks, int window_cache_blocks, bool read_ahead)
     : shape_(shape),
       weights_(weights),
       pool_(&pool),
       matmul_(isa, precision, pool),
       attention_(shape.attention, isa, pool),
-      rotary_(shape.rotary) {
+      rotary_(shape.rotary),
+      read_ahead_(read_ahead) {
   for (int i = 0; i < shape.layers; ++i) {
     const size_t blocks = shape.is_windowed(i) ? window_cache_blocks : cache_blocks;
     caches_.emplace_back(blocks * shape.attention.block_elements());
@@ -74,6 +86,7 @@ void Model::step(const std::vector<Chunk>& batch) {
 
     normalise(layer.mlp_norm);
     route(layer);
+    if (read_ahead_) fetch(layer.experts);
     matmul_.experts(layer.experts, normed_.data(), tokens_, picked_.data(), expert_weights_.data(), residual_.data());
   }
   keep(batch);
@@ -140,6 +153,18 @@ void Model::route(const LayerWeights& layer) {
                    picked_.data() + row * shape_.experts_per_token,
                    expert_weights_.data() + row * shape_.experts_per_token);
   });
+}
+
+// Large reads in the order of use, in place of a page fault for every few pages.
+void Model::fetch(const Experts& experts) {
+  const std::set<int32_t> picked(picked_.data(), picked_.data() + static_cast<size_t>(tokens_) * experts.active);
+  for (const ExpertMatrix* m : {&experts.mlp1, &experts.mlp2}) {
+    const size_t values = static_cast<size_t>(m->rows) * m->cols;
+    for (const int32_t expert : picked) {
+      will_need(m->blocks + expert * m->blocks_stride, values / 2);
+      will_need(m->scales + expert * m->scales_stride, values / kBlock);
+    }
+  }
 }
 
 void Model::keep(const std::vector<Chunk>& batch) {

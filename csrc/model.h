@@ -60,7 +60,7 @@ struct Chunk {
 class Model {
  public:
   Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, Precision precision, ThreadPool& pool,
-        int cache_blocks, int window_cache_blocks);
+        int cache_blocks, int window_cache_blocks, bool read_ahead);
 
   // Computes every chunk, and keeps the normed hidden rows whose logits are wanted.
   void forward(const std::vector<Chunk>& batch);
@@ -80,6 +80,7 @@ class Model {
   void normalise(const float* scale);
   void rotate();
   void route(const LayerWeights& layer);
+  void fetch(const Experts& experts);
   void keep(const std::vector<Chunk>& batch);
   template <class F>
   void for_rows(F f);
@@ -90,6 +91,7 @@ class Model {
   Matmul matmul_;
   Attention attention_;
   Rotary rotary_;
+  bool read_ahead_;  // the weights do not fit into memory
   std::vector<Pages<uint16_t>> caches_;  // by layer
 
   // Of the tokens of one step.

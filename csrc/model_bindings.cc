@@ -66,13 +66,14 @@ struct LinearArgs {
 class PyModel {
  public:
   PyModel(nb::object config, const std::string& isa, const std::string& precision, int threads, int cache_blocks,
-          int window_cache_blocks)
+          int window_cache_blocks, bool read_ahead)
       : shape_(shape_of(config)),
         max_context_(nb::cast<int>(config.attr("max_context"))),
         cache_blocks_(cache_blocks),
         window_cache_blocks_(window_cache_blocks),
         isa_(parse_isa(isa)),
         precision_(precision == "exact" ? Precision::exact : Precision::balanced),
+        read_ahead_(read_ahead),
         pool_(threads) {
     const AttentionShape& a = shape_.attention;
     check(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "num_attention_heads must be a multiple of num_key_value_heads");
@@ -139,7 +140,8 @@ class PyModel {
     weights_.norm = norm.data();
     weights_.unembedding = linear(unembedding, nullptr, shape_.vocab, shape_.hidden);
     keep(embedding, norm);
-    model_ = std::make_unique<Model>(shape_, weights_, isa_, precision_, pool_, cache_blocks_, window_cache_blocks_);
+    model_ = std::make_unique<Model>(shape_, weights_, isa_, precision_, pool_, cache_blocks_,
+                                     window_cache_blocks_, read_ahead_);
   }
 
   std::string attention_kernel() const { return model_ ? model_->attention_kernel() : ""; }
@@ -271,6 +273,7 @@ class PyModel {
   int max_context_, cache_blocks_, window_cache_blocks_;
   Isa isa_;
   Precision precision_;
+  bool read_ahead_;
   ThreadPool pool_;
   ModelWeights weights_;
   std::vector<nb::object> alive_;
@@ -281,9 +284,9 @@ void bind_model(nb::module_& m) {
   nb::class_<LinearArgs>(m, "Linear")
       .def(nb::init<Matrix<const uint16_t>, Vector<const uint8_t>, Vector<const uint16_t>>());
   nb::class_<PyModel>(m, "Model")
-      .def(nb::init<nb::object, const std::string&, const std::string&, int, int, int>(), nb::arg("config"),
+      .def(nb::init<nb::object, const std::string&, const std::string&, int, int, int, bool>(), nb::arg("config"),
            nb::arg("isa"), nb::arg("precision"), nb::arg("threads"), nb::arg("cache_blocks"),
-           nb::arg("window_cache_blocks"))
+           nb::arg("window_cache_blocks"), nb::arg("read_ahead"))
       .def("add_layer", &PyModel::add_layer, nb::arg("attention_norm"), nb::arg("qkv"), nb::arg("qkv_bias"),
            nb::arg("sinks"), nb::arg("out"), nb::arg("out_bias"), nb::arg("mlp_norm"), nb::arg("gate"),
            nb::arg("gate_bias"), nb::arg("mlp1_blocks"), nb::arg("mlp1_scales"), nb::arg("mlp1_bias"),

@@ -57,12 +57,13 @@ def open_model(
     threads = threads or _usable_cores()
     isa = isa or instruction_sets()[0]
     weights, free = checkpoint_bytes(checkpoint.path), available_bytes()
-    if streams_from_disk(weights, free):
+    read_ahead = streams_from_disk(weights, free)
+    if read_ahead:
         warnings.warn(what_to_expect(config, weights, free), stacklevel=2)
     tokens = cache_tokens or default_cache_tokens(config, weights, free)
     size = cache_size(config, tokens, _native.BLOCK_TOKENS)
     try:
-        native = _native.Model(config, isa, precision, threads, size.blocks, size.window_blocks)
+        native = _native.Model(config, isa, precision, threads, size.blocks, size.window_blocks, read_ahead)
         load_weights(native, checkpoint, precision, threads, cache_dir)
     except ValueError as error:
         raise ConfigError(f"{checkpoint.path}: {error}") from error

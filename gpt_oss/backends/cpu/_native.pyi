@@ -38,6 +38,7 @@ class Model:
         threads: int,
         cache_blocks: int,
         window_cache_blocks: int,
+        read_ahead: bool,
     ) -> None: ...
     def add_layer(
         self,

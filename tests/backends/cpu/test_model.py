@@ -184,6 +184,17 @@ def test_bad_chunks_are_refused(model: CpuModel, change: dict[str, object], mess
         model.forward([chunk])
 
 
+def test_too_little_memory_is_said_and_works(
+    tiny_checkpoints: dict[str, Path], expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_oss.backends.cpu.available_bytes", lambda: 1)
+    with open_checkpoint(tiny_checkpoints["original"]) as checkpoint:
+        with pytest.warns(UserWarning, match="experts are read from disk as the router picks them"):
+            model = open_model(checkpoint, threads=1, cache_tokens=256, cache_dir=tmp_path)
+        assert error(Session(model).run(PROMPT[:20]), expected[:20]) < TOLERANCE["balanced"]
+        model.close()
+
+
 def test_bf16_experts_are_refused(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with open_checkpoint(tiny_checkpoints["original"]) as checkpoint:
         config = checkpoint.config

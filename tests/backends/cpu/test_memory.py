@@ -1,0 +1,50 @@
+"""How long the KV cache may get, and what is said where the weights do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpt_oss.backends.cpu import memory
+from gpt_oss.model.config import ModelConfig
+
+GB = 10**9
+RELEASED = ModelConfig()
+
+
+def test_bytes_of_the_released_shape() -> None:
+    assert memory.cache_bytes_per_token(RELEASED) == 48 * 1024
+    assert memory.expert_bytes_per_token(RELEASED) == pytest.approx(1.27 * GB, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("free", "tokens"),
+    [(10 * GB, 8192), (14 * GB, 10_172), (24 * GB, 111_897), (500 * GB, 2 * 131_072)],
+    ids=str,
+)
+def test_cache_follows_free_memory(free: int, tokens: int) -> None:
+    assert memory.default_cache_tokens(RELEASED, 13 * GB, free) == tokens
+
+
+def test_pools_cover_the_tokens() -> None:
+    size = memory.cache_size(RELEASED, 100_000, 32)
+    assert size.blocks * 32 >= 100_000
+    assert size.window_blocks == size.blocks // 2
+    small = memory.cache_size(RELEASED, 256, 32)
+    assert small.blocks == small.window_blocks == 9
+
+
+def test_checkpoint_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"123")
+    (tmp_path / "config.json").write_text("{}")
+    assert memory.checkpoint_bytes(tmp_path) == 3
+    assert memory.checkpoint_bytes(tmp_path / "a.safetensors") == 3
+
+
+def test_what_to_expect_says_bytes() -> None:
+    assert memory.streams_from_disk(65 * GB, 20 * GB)
+    assert not memory.streams_from_disk(13 * GB, 20 * GB)
+    text = memory.what_to_expect(RELEASED, 65 * GB, 20 * GB)
+    assert "65.0 GB" in text
+    assert "about 0.88 GB a token (0.4 s at 2 GB/s)" in text
