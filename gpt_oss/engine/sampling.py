@@ -1,6 +1,6 @@
 """From a row of logits to a token: bias, penalties and grammar, then temperature, top_k, top_p and min_p, then a draw.
 
-A draw is argmax(logit / temperature + noise), see noise.py; it needs no sort and no sum over the vocabulary. The filters
+A draw is argmax(logit / temperature + noise), see noise.py: no sort, no sum over the vocabulary. The filters
 see softmax(logits / temperature): top_k keeps the k likeliest, top_p the smallest set of those whose share reaches
 top_p, min_p what has at least min_p times the likeliest's probability. The likeliest token always stays.
 """
