@@ -146,8 +146,8 @@ class Parser:
             return [event for note in notes for event in self._repair(note)] + self._start(header)
         if token in END_TOKENS:
             self._tokens.append(token)
-            notes = self._repair(f"{special_name(token)} inside a header")
-            return [*notes, *self._header_without_message(token)]
+            events = self._repair(f"{special_name(token)} inside a header")
+            return [*events, *self._header_without_message(token)]
         self._tokens.append(token)
         if token == START:
             events = self._repair("a header inside a header")
@@ -265,12 +265,14 @@ def _read_header(sections: list[tuple[int, str]], role: str | None) -> tuple[Hea
     for marker, text in sections:
         if "\ufffd" in text:
             notes.append("invalid UTF-8 in a header")
-        text = _GLUED.sub(r"\1 to=", text.strip())
+        text, glued = _GLUED.subn(r"\1 to=", text.strip())
+        if glued:
+            notes.append("a recipient glued to a channel")
         for found in _RECIPIENT.findall(text):
             if not found:
                 notes.append("a recipient without a name")
             elif recipient not in (None, found):
-                notes.append("two recipients in a header")
+                notes.append(f"two recipients in a header: {recipient!r}, then {found!r}")
             recipient = found or recipient
         words = _RECIPIENT.sub(" ", text).split()
         if marker == START and role is None:
@@ -280,12 +282,17 @@ def _read_header(sections: list[tuple[int, str]], role: str | None) -> tuple[Hea
             notes.append("<|channel|> without a channel")
         elif marker == CHANNEL:
             if channel is not None:
-                notes.append("two channels in a header")
+                notes.append(f"two channels in a header: {channel!r}, then {words[0]!r}")
             channel = words.pop(0)
             if channel not in CHANNELS:
                 notes.append(f"unknown channel {channel!r}")
         elif marker == CONSTRAIN and words:
+            if content_type is not None:
+                stray.append(content_type)
             content_type = "<|constrain|>" + words.pop(0)
+        if marker == START and words and words[0] in CHANNELS and channel is None:
+            channel = words.pop(0)
+            notes.append("a channel without <|channel|>")
         if words and marker != CONSTRAIN and content_type is None:
             content_type = words.pop()  # as in `<|channel|>analysis code<|message|>`
         stray += words
