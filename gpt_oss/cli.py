@@ -7,11 +7,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpt_oss import __version__
 from gpt_oss.terminal import run_command
 
-LAYOUTS = {"original": "original", "hf": "huggingface", "huggingface": "huggingface", "metal": "metal"}
+if TYPE_CHECKING:
+    from gpt_oss.model.layout import LayoutName
+
+LAYOUTS: dict[str, LayoutName] = {"original": "original", "hf": "huggingface", "metal": "metal"}
 
 
 def build_parser() -> argparse.ArgumentParser:

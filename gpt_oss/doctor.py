@@ -161,7 +161,7 @@ def repacked() -> tuple[CachedRepack, ...]:
         from gpt_oss.backends.cpu import list_cache
     except ImportError:
         return ()
-    return tuple(CachedRepack(str(path), path.stat().st_size) for path in list_cache())
+    return tuple(CachedRepack(str(file.path), file.nbytes) for file in list_cache())
 
 
 def clear_caches() -> str:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser)
 
 
-def add_load_arguments(parser: argparse.ArgumentParser) -> None:
+def add_load_arguments(parser: argparse.ArgumentParser, *, context: int | None = None) -> None:
     parser.add_argument(
         "-b",
         "--backend",
@@ -48,7 +48,9 @@ def add_load_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes (default: cpu; torch under torchrun)",
     )
     parser.add_argument("--precision", help="cpu: balanced (default) or exact; torch: bf16 (default), float32, float64")
-    parser.add_argument("-c", "--context", type=int, metavar="TOKENS", help="longest prompt plus answer")
+    parser.add_argument(
+        "-c", "--context", type=int, metavar="TOKENS", default=context, help="longest prompt plus answer, in tokens"
+    )
     parser.add_argument("--threads", type=int, help="threads of the cpu backend (default: every core)")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gpt_oss.backends.base import Model, TokenGenerator
 from gpt_oss.engine.engine import Engine, EngineConfig
@@ -38,9 +39,12 @@ class LoadOptions:
 def _open_cpu(checkpoint: Checkpoint, options: LoadOptions) -> Model:
     from gpt_oss.backends.cpu import open_model
 
-    precision = options.precision or "balanced"
-    if precision not in ("balanced", "exact"):
-        raise ParameterError(f"the cpu backend's precision is balanced or exact, not {precision!r}")
+    precisions: dict[str, Literal["balanced", "exact"]] = {"balanced": "balanced", "exact": "exact"}
+    precision = precisions.get(options.precision or "balanced")
+    if precision is None:
+        raise ParameterError(f"the cpu backend's precision is balanced or exact, not {options.precision!r}")
+    if options.threads is not None and options.threads < 1:
+        raise ParameterError(f"threads must be 1 or more, not {options.threads}")
     return open_model(checkpoint, precision=precision, threads=options.threads, cache_tokens=options.context_tokens)
 
 

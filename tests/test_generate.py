@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from gpt_oss.vocabulary import decode
 
 
@@ -67,6 +68,7 @@ def test_the_module_and_the_command_print_the_same_text(tiny_checkpoints: dict[s
 )
 def test_bad_input_gets_one_sentence(tiny_checkpoints: dict[str, Path], flags: list[str], sentence: str) -> None:
     prompt = [] if {"-p", "--prompt-tokens"} & set(flags) else ["--prompt-tokens", "1"]
+    prompt += ["-l", "3"]
     answer = run("generate", tiny_checkpoints["original"], *flags, *prompt)
     assert answer.returncode == 2
     assert answer.stderr.startswith("gpt-oss: ")

@@ -1,0 +1,28 @@
+"""Harmony, the message format that gpt-oss was trained on. Knows tokens and text, nothing of models."""
+
+from gpt_oss.harmony.convert import Aliases, Prompt, from_chat, from_responses, to_chat, to_responses
+from gpt_oss.harmony.events import Event, Header, MessageDone, MessageStarted, ParsedMessage, Repaired, TextDelta
+from gpt_oss.harmony.parser import Parser, parse
+from gpt_oss.harmony.render import Conversation, ResponseFormat, render, render_prompt
+
+__all__ = [
+    "Aliases",
+    "Conversation",
+    "Event",
+    "Header",
+    "MessageDone",
+    "MessageStarted",
+    "ParsedMessage",
+    "Parser",
+    "Prompt",
+    "Repaired",
+    "ResponseFormat",
+    "TextDelta",
+    "from_chat",
+    "from_responses",
+    "parse",
+    "render",
+    "render_prompt",
+    "to_chat",
+    "to_responses",
+]

@@ -150,7 +150,8 @@ class Parser:
             return [*events, *self._header_without_message(token)]
         self._tokens.append(token)
         if token == START:
-            events = self._repair("a header inside a header")
+            written = decode(self._sections[0][1]).strip()
+            events = self._repair("a header inside a header" + (f", behind {written!r}" if written else ""))
             if any(text for _, text in self._sections) and not self._is_bare_role():
                 # What was written so far says something; it is a message of its own.
                 self._tokens.pop()

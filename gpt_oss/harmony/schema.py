@@ -1,6 +1,6 @@
 """JSON schemas as the TypeScript that the models were trained to read.
 
-What openai-harmony renders comes out the same, byte for byte. What it has no form for, and renders as `any` (`$ref`,
+What openai-harmony renders comes out the same, byte for byte. What it has no form for and renders as `any` (`$ref`,
 `anyOf`, `allOf`, `const`, enums of other than strings, null), becomes the type that it means; recursive types get a name.
 """
 

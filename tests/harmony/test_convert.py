@@ -1,0 +1,193 @@
+"""What clients speak, to Harmony and back."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_oss.cli import main
+from gpt_oss.errors import HarmonyError
+from gpt_oss.harmony import Aliases, from_chat, from_responses, parse, render, to_chat, to_responses
+from gpt_oss.harmony.commands import parse_command, render_command
+from gpt_oss.vocabulary import decode
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """A user's message, tool rounds, and an answer, as Chat Completions has them."""
+    chat: list[dict[str, Any]] = [{"role": "user", "content": draw(TEXT)}]
+    for _ in range(draw(st.integers(0, 2))):
+        message: dict[str, Any] = {"role": "assistant", "content": draw(st.none() | TEXT)}
+        if draw(st.booleans()):
+            message["reasoning"] = draw(TEXT)
+        message["tool_calls"] = [
+            {"id": "", "type": "function", "function": {"name": "get_weather", "arguments": draw(TEXT)}}
+        ]
+        chat += [message, {"role": "tool", "tool_call_id": "", "content": draw(TEXT)}]
+    answer = {"role": "assistant", "content": draw(TEXT)}
+    if draw(st.booleans()):
+        answer["reasoning"] = draw(TEXT)
+    return [*chat, answer]
+
+
+@st.composite
+def chats(draw: st.DrawFn) -> list[dict[str, Any]]:
+    chat = [{"role": "developer", "content": draw(TEXT)}]
+    for turn in draw(st.lists(turns(), min_size=1, max_size=3)):
+        chat += turn
+    number = 0
+    for message in chat:  # ids as to_chat gives them
+        for call in message.get("tool_calls", []):
+            call["id"] = f"call_{number}"
+            number += 1
+        if message["role"] == "tool":
+            message["tool_call_id"] = f"call_{number - 1}"
+    return chat
+
+
+@settings(deadline=None)
+@given(chats())
+def test_chat_survives_harmony_messages_and_tokens(chat: list[dict[str, Any]]) -> None:
+    prompt = from_chat(chat, tools=[TOOL])
+    assert to_chat(prompt.conversation.messages) == chat
+    read = parse(render(prompt.conversation, keep_analysis=True), None)
+    assert read.repairs == []
+    assert to_chat(read.messages)[1:] == chat[1:]  # the developer message comes back with its headings
+
+
+@settings(deadline=None)
+@given(chats())
+def test_responses_items_survive_and_say_what_chat_says(chat: list[dict[str, Any]]) -> None:
+    conversation = from_chat(chat, tools=[TOOL]).conversation
+    items = to_responses(conversation.messages)
+    again = from_responses(items, tools=[TOOL["function"]])
+    assert to_responses(again.conversation.messages) == items
+    assert render(again.conversation, keep_analysis=True) == _with_final_preambles(chat)
+
+
+def _with_final_preambles(chat: list[dict[str, Any]]) -> list[int]:
+    """Responses items do not say that a text was a preamble: it comes back as an answer."""
+    messages = []
+    for message in chat:
+        if message["role"] == "assistant" and message.get("content") and message.get("tool_calls"):
+            head = {k: v for k, v in message.items() if k != "tool_calls"}
+            messages += [head, {"role": "assistant", "content": None, "tool_calls": message["tool_calls"]}]
+        else:
+            messages.append(message)
+    return render(from_chat(messages, tools=[TOOL]).conversation, keep_analysis=True)
+
+
+def test_parallel_calls_become_pairs_of_call_and_answer() -> None:
+    def call(i: str, city: str) -> dict[str, Any]:
+        return {"id": i, "type": "function", "function": {"name": "get_weather", "arguments": city}}
+
+    text = decode(
+        render(
+            from_chat(
+                [
+                    {"role": "user", "content": "both"},
+                    {"role": "assistant", "content": None, "tool_calls": [call("a", "Bern"), call("b", "Rom")]},
+                    {"role": "tool", "tool_call_id": "b", "content": "warm"},
+                    {"role": "tool", "tool_call_id": "a", "content": "cold"},
+                ],
+                tools=[TOOL],
+            ).conversation
+        )
+    )
+    assert text.index("Bern") < text.index("cold") < text.index("Rom") < text.index("warm")
+    assert text.count("<|start|>functions.get_weather to=assistant") == 2
+
+
+def test_a_function_called_python_is_renamed_and_named_back() -> None:
+    tool = {"type": "function", "function": {"name": "python", "description": "Theirs."}}
+    prompt = from_chat([{"role": "user", "content": "x"}], tools=[tool])
+    text = decode(render(prompt.conversation))
+    assert "type user_python = () => any;" in text
+    assert prompt.aliases.of_recipient("functions.user_python") == "python"
+    assert Aliases.of(["f", "user_python", "python"]).in_prompt("python") == "user_python_"
+    assert Aliases.of(["f"]).of_recipient("functions.f") == Aliases.of(["f"]).of_recipient("f") == "f"
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "thinking"])
+def test_thoughts_are_taken_under_every_name(field: str) -> None:
+    chat = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", field: "hm", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+    ]
+    assert "<|channel|>analysis<|message|>hm<|end|>" in decode(render(from_chat(chat).conversation))
+
+
+def test_instructions_go_to_the_developer_message() -> None:
+    chat = [{"role": "system", "content": "One."}, {"role": "developer", "content": [{"type": "text", "text": "Two."}]}]
+    text = decode(render(from_chat(chat, current_date="2026-01-02", reasoning_effort="high").conversation))
+    assert "# Instructions\n\nOne.\n\nTwo.<|end|>" in text
+    assert "Current date: 2026-01-02\n\nReasoning: high" in text
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        ([{"role": "robot", "content": "x"}], r"messages\[0\]: role must be"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            r"messages\[0\].content\[0\]: gpt-oss reads text, not image_url",
+        ),
+        ([{"role": "user", "content": 5}], r"messages\[0\].content must be"),
+        ([{"role": "assistant", "tool_calls": [{}]}], r"messages\[0\].tool_calls\[0\]"),
+    ],
+)
+def test_what_cannot_be_said_is_named(chat: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(HarmonyError, match=message):
+        from_chat(chat)
+
+
+def test_render_command_and_parse_command() -> None:
+    rendered = render_command(json.dumps([{"role": "user", "content": "Hi <|end|>"}]))
+    assert rendered["text"].endswith("<|start|>user<|message|>Hi <|end|><|end|><|start|>assistant")
+    parsed = parse_command(json.dumps(rendered["tokens"][:-2]))
+    assert [(m["role"], m["content"]) for m in parsed["messages"]][1:] == [("user", "Hi <|end|>")]
+    assert parsed["repairs"] == []
+    with_tools = render_command(json.dumps({"messages": [], "tools": [TOOL], "reasoning_effort": "low"}))
+    assert "Reasoning: low" in with_tools["text"]
+    assert "namespace functions" in with_tools["text"]
+
+
+@given(st.lists(st.one_of(st.integers(), st.integers(199_990, 201_100)), max_size=20))
+def test_parse_command_takes_any_list_of_integers(tokens: list[int]) -> None:
+    parsed = parse_command(json.dumps(tokens))
+    assert [t for m in parsed["messages"] for t in m["tokens"]] == tokens
+
+
+@pytest.mark.parametrize("text", ["", "{", '"text"', "[1.5]", "[true]", '{"a": 1}', "null"])
+def test_other_input_gets_one_sentence(text: str) -> None:
+    with pytest.raises(HarmonyError):
+        parse_command(text)
+    with pytest.raises(HarmonyError):
+        render_command(text if text != "[1.5]" else "[1.5, 2]")
+
+
+def test_the_commands_read_stdin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('[{"role": "user", "content": "x"}]'))
+    assert main(["harmony", "render"]) == 0
+    tokens = json.loads(capsys.readouterr().out)["tokens"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(tokens)))
+    assert main(["harmony", "parse"]) == 0
+    assert json.loads(capsys.readouterr().out)["messages"][1]["content"] == "x"
+    monkeypatch.setattr("sys.stdin", io.StringIO("nonsense"))
+    assert main(["harmony", "parse"]) == 2
+    assert capsys.readouterr().err.startswith("gpt-oss: standard input is not JSON")
