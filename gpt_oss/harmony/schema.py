@@ -1,7 +1,7 @@
 """JSON schemas as the TypeScript that the models were trained to read.
 
-What openai-harmony renders comes out the same, byte for byte. What it has no form for and renders as `any` (`$ref`,
-`anyOf`, `allOf`, `const`, enums of other than strings, null), becomes the type that it means; recursive types get a name.
+What openai-harmony renders comes out the same, byte for byte. What it has no form for and renders as `any` becomes the
+type that it means: `$ref`, `anyOf`, `allOf`, `const`, enums of other than strings; recursive types get a name.
 """
 
 from __future__ import annotations
