@@ -153,6 +153,19 @@ void Matmul::linear_many(const Linear& layer, const float* x, int tokens, float*
   }
 }
 
+void Matmul::exact_rows(const Linear& layer, const float* x, const int32_t* ids, int count, float* y) {
+  packed_.reserve(layer.cols * sizeof(float));
+  kernels_->pack_float(x, layer.cols, reinterpret_cast<float*>(packed_.data()));
+  const void* column = packed_.data();
+  pool_->run((count + kTaskRows - 1) / kTaskRows, [&](int task, int) {
+    const int end = std::min(count, (task + 1) * kTaskRows);
+    for (int i = task * kTaskRows; i < end; ++i) {
+      const Rows row = {layer.weight + static_cast<size_t>(ids[i]) * layer.cols, nullptr, 1, layer.cols, 0};
+      kernels_->bf16_float(row, &column, 1, y + i, 1);
+    }
+  });
+}
+
 void Matmul::group_by_expert(const Experts& layer, int tokens, const int32_t* picked, const float* weights) {
   first_.assign(layer.count + 1, 0);
   for (int i = 0; i < tokens * layer.active; ++i) ++first_[picked[i] + 1];

@@ -32,6 +32,7 @@ Model::Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, Prec
       weights_(weights),
       pool_(&pool),
       matmul_(isa, precision, pool),
+      unembedding_(weights.unembedding, weights.unembedding_norms, shape.usable_vocab, matmul_),
       attention_(shape.attention, isa, pool),
       rotary_(shape.rotary),
       read_ahead_(read_ahead) {
@@ -179,5 +180,9 @@ void Model::keep(const std::vector<Chunk>& batch) {
 }
 
 void Model::logits(float* out) { matmul_.linear(weights_.unembedding, kept_.data(), kept_rows_, out); }
+
+int Model::sample(int row, double temperature, uint64_t seed, int64_t position) {
+  return unembedding_.sample(kept_.data() + static_cast<size_t>(row) * shape_.hidden, temperature, seed, position);
+}
 
 }  // namespace gpt_oss

@@ -14,11 +14,12 @@
 #include "matmul.h"
 #include "ops.h"
 #include "pool.h"
+#include "unembed.h"
 
 namespace gpt_oss {
 
 struct ModelShape {
-  int layers, experts, experts_per_token, vocab, hidden, intermediate;
+  int layers, experts, experts_per_token, vocab, usable_vocab, hidden, intermediate;
   AttentionShape attention;
   int sliding_window;
   float swiglu_limit, norm_eps;
@@ -45,6 +46,7 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
   const float* norm;  // [hidden]
   Linear unembedding;  // hidden -> vocab
+  const RowNorms* unembedding_norms;  // [vocab], or none in exact precision
 };
 
 // New tokens of one sequence: backends/base.py, Chunk.
@@ -69,6 +71,9 @@ class Model {
   int rows() const { return kept_rows_; }
   void logits(float* out);
 
+  // Draws a token from one of them: see unembed.h.
+  int sample(int row, double temperature, uint64_t seed, int64_t position);
+
   // The cache of one layer, [blocks][block_elements]; see attention.h.
   uint16_t* cache(int layer) { return caches_[layer].data(); }
 
@@ -89,6 +94,7 @@ class Model {
   ModelWeights weights_;
   ThreadPool* pool_;
   Matmul matmul_;
+  Unembedding unembedding_;
   Attention attention_;
   Rotary rotary_;
   bool read_ahead_;  // the weights do not fit into memory

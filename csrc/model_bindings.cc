@@ -104,6 +104,13 @@ class PyModel {
     model_->logits(out.data());
   }
 
+  int sample(int row, double temperature, uint64_t seed, int64_t position) {
+    check(model_ != nullptr && row >= 0 && row < model_->rows(), "row ", row, " is not one of the last forward's");
+    check(temperature >= 0 && position >= 0, "temperature and position must not be negative");
+    nb::gil_scoped_release unlocked;
+    return model_->sample(row, temperature, seed, position);
+  }
+
   void add_layer(Vector<const float> attention_norm, const LinearArgs& qkv, Vector<const float> qkv_bias,
                  Vector<const float> sinks, const LinearArgs& out, Vector<const float> out_bias,
                  Vector<const float> mlp_norm, Matrix<const uint16_t> gate, Vector<const float> gate_bias,
@@ -131,7 +138,8 @@ class PyModel {
   }
 
   // After all layers: the model is ready.
-  void finish(Matrix<const uint16_t> embedding, Vector<const float> norm, const LinearArgs& unembedding) {
+  void finish(Matrix<const uint16_t> embedding, Vector<const float> norm, const LinearArgs& unembedding,
+              Matrix<const float> unembedding_norms) {
     check(static_cast<int>(weights_.layers.size()) == shape_.layers, "a layer is missing");
     check(static_cast<int>(embedding.shape(0)) == shape_.vocab && static_cast<int>(embedding.shape(1)) == shape_.hidden,
           "embedding's shape is wrong");
@@ -139,7 +147,12 @@ class PyModel {
     weights_.embedding = embedding.data();
     weights_.norm = norm.data();
     weights_.unembedding = linear(unembedding, nullptr, shape_.vocab, shape_.hidden);
-    keep(embedding, norm);
+    check(unembedding_norms.shape(1) == 2, "unembedding_norms are pairs");
+    if (unembedding_norms.shape(0) != 0) {
+      check_size(unembedding_norms, shape_.vocab, "unembedding_norms");
+      weights_.unembedding_norms = reinterpret_cast<const RowNorms*>(unembedding_norms.data());
+    }
+    keep(embedding, norm, unembedding_norms);
     model_ = std::make_unique<Model>(shape_, weights_, isa_, precision_, pool_, cache_blocks_,
                                      window_cache_blocks_, read_ahead_);
   }
@@ -175,6 +188,7 @@ class PyModel {
             .experts = integer("num_experts"),
             .experts_per_token = integer("experts_per_token"),
             .vocab = integer("vocab_size"),
+            .usable_vocab = integer("usable_vocab_size"),
             .hidden = integer("hidden_size"),
             .intermediate = integer("intermediate_size"),
             .attention = {integer("num_attention_heads"), integer("num_key_value_heads"), integer("head_dim")},
@@ -275,7 +289,7 @@ class PyModel {
   Precision precision_;
   bool read_ahead_;
   ThreadPool pool_;
-  ModelWeights weights_;
+  ModelWeights weights_ = {};
   std::vector<nb::object> alive_;
   std::unique_ptr<Model> model_;
 };
@@ -291,9 +305,11 @@ void bind_model(nb::module_& m) {
            nb::arg("sinks"), nb::arg("out"), nb::arg("out_bias"), nb::arg("mlp_norm"), nb::arg("gate"),
            nb::arg("gate_bias"), nb::arg("mlp1_blocks"), nb::arg("mlp1_scales"), nb::arg("mlp1_bias"),
            nb::arg("mlp2_blocks"), nb::arg("mlp2_scales"), nb::arg("mlp2_bias"), nb::arg("scale_bias"))
-      .def("finish", &PyModel::finish, nb::arg("embedding"), nb::arg("norm"), nb::arg("unembedding"))
+      .def("finish", &PyModel::finish, nb::arg("embedding"), nb::arg("norm"), nb::arg("unembedding"),
+           nb::arg("unembedding_norms"))
       .def("forward", &PyModel::forward)
       .def("logits", &PyModel::logits)
+      .def("sample", &PyModel::sample, nb::arg("row"), nb::arg("temperature"), nb::arg("seed"), nb::arg("position"))
       .def("block_bytes", &PyModel::block_bytes)
       .def("read_cache", &PyModel::read_cache)
       .def("write_cache", &PyModel::write_cache)

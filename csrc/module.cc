@@ -4,5 +4,6 @@
 NB_MODULE(_native, m) {
   gpt_oss::bind_kernels(m);
   gpt_oss::bind_ops(m);
+  gpt_oss::bind_unembed(m);
   gpt_oss::bind_model(m);
 }

@@ -39,6 +39,11 @@ class CpuLogits:
         self._native().logits(out)
         return out
 
+    def sample(self, row: int, temperature: float, seed: int, position: int) -> int:
+        """See backends/base.py, `SamplesItself`. The logits are those of exact precision, whatever the model's: in
+        balanced precision `numpy` gives the int8 form's."""
+        return self._native().sample(row, temperature, seed % 2**64, position)
+
     def _native(self) -> _native.Model:
         if self._step != self._model.step:
             raise BackendError("these logits are gone: the model has computed another batch since")

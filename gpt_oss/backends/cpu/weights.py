@@ -1,7 +1,8 @@
 """Hands a checkpoint's tensors to the native model: views of the mapped file where they lie as the kernels read them,
 else sections of the repacked file (repack.py). Knows names and shapes; computes nothing but quantisation.
 
-Repacked are: in balanced precision an int8 copy of attention and unembedding weights; in layouts that do not store q, k
+Repacked are: in balanced precision an int8 copy of attention and unembedding weights, and how far each row of the
+unembedding is from its copy; in layouts that do not store q, k
 and v as one matrix, that matrix in bf16. Experts are never repacked.
 """
 
@@ -19,12 +20,14 @@ from gpt_oss.backends.cpu import _native
 from gpt_oss.backends.cpu.repack import Bytes, Section, checkpoint_identity, load_sections
 from gpt_oss.model.checkpoint import Checkpoint
 
-INT8_LAYOUT = "int8-1"  # Int8Weight of csrc/matmul.h; raise it with any change there
+INT8_LAYOUT = "int8-2"  # Int8Weight of csrc/matmul.h, RowNorms of csrc/unembed.h; raise it with any change there
 
+_NORMS = "unembedding.weight norms"
 _ROWS_AT_ONCE = 4096  # of a matrix that is quantised: what one thread takes
 
 _NO_BYTES = np.empty(0, np.uint8)
 _NO_SCALES = np.empty(0, np.uint16)
+_NO_NORMS = np.empty((0, 2), np.float32)
 
 Bits = NDArray[np.uint16]  # of bfloat16 values
 
@@ -46,6 +49,9 @@ def load_weights(
             if precision == "balanced":
                 values, scales = _native.int8_sizes(*shape)
                 sections[f"{name} int8"] = Section(values + 2 * scales, _quantise(checkpoint, name, values, pool))
+        if precision == "balanced":
+            rows = checkpoint.config.vocab_size
+            sections[_NORMS] = Section(8 * rows, _row_norms(checkpoint, "unembedding.weight", pool))
         identity = f"{checkpoint_identity(checkpoint.path)} {precision} {INT8_LAYOUT}"
         made = load_sections(identity, str(checkpoint.path), sections, cache_dir) if sections else {}
 
@@ -83,6 +89,7 @@ def load_weights(
         embedding=_bits(checkpoint.tensor("embedding.weight")),
         norm=_float(checkpoint.tensor("norm.scale")),
         unembedding=linear("unembedding.weight"),
+        unembedding_norms=made[_NORMS].view(np.float32).reshape(-1, 2) if _NORMS in made else _NO_NORMS,
     )
 
 
@@ -123,6 +130,19 @@ def _quantise(checkpoint: Checkpoint, name: str, value_bytes: int, pool: ThreadP
             _native.quantise_int8(bits, 0, len(bits), values[part].reshape(-1), scales[part].reshape(-1))
 
         list(pool.map(piece, _pieces(rows)))
+
+    return write
+
+
+def _row_norms(checkpoint: Checkpoint, name: str, pool: ThreadPoolExecutor) -> Callable[[Bytes], None]:
+    def write(out: Bytes) -> None:
+        norms = out.view(np.float32).reshape(-1, 2)
+
+        def piece(part: slice) -> None:
+            bits = _bits(checkpoint.tensor(name, (part,)))
+            _native.row_norms(bits, 0, len(bits), norms[part])
+
+        list(pool.map(piece, _pieces(len(norms))))
 
     return write
 
