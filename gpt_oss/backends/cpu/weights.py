@@ -2,8 +2,8 @@
 else sections of the repacked file (repack.py). Knows names and shapes; computes nothing but quantisation.
 
 Repacked are: in balanced precision an int8 copy of attention and unembedding weights, and how far each row of the
-unembedding is from its copy; in layouts that do not store q, k
-and v as one matrix, that matrix in bf16. Experts are never repacked.
+unembedding is from its copy; in layouts that do not store q, k and v as one matrix, that matrix in bf16. Experts are
+never repacked.
 """
 
 from __future__ import annotations
