@@ -1,12 +1,6 @@
 #include "pool.h"
 
-#include <algorithm>
 #include <chrono>
-
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#endif
 
 namespace gpt_oss {
 namespace {
@@ -22,38 +16,13 @@ inline void relax() {
 #endif
 }
 
-std::vector<int> usable_cores() {
-  std::vector<int> cores;
-#if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    for (int core = 0; core < CPU_SETSIZE; ++core) {
-      if (CPU_ISSET(core, &set)) cores.push_back(core);
-    }
-  }
-#endif
-  return cores;
-}
-
-void pin(int core) {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  pthread_setaffinity_np(pthread_self(), sizeof(set), &set);  // a refusal costs speed only
-#else
-  (void)core;
-#endif
-}
-
 }  // namespace
 
+// Not pinned: on a machine of our own pinning gained nothing, and beside one other busy process it cost 2.5 times the
+// time of a token, the caller and a pinned worker sharing a core (docs/lab-notes.md).
 ThreadPool::ThreadPool(int threads) {
-  const std::vector<int> cores = usable_cores();
   for (int thread = 1; thread < threads; ++thread) {
-    // The caller is Python's thread and stays free to move; workers take the cores from the last one down.
-    const int core = static_cast<int>(cores.size()) >= threads ? cores[cores.size() - thread] : -1;
-    workers_.emplace_back([this, thread, core] { worker(thread, core); });
+    workers_.emplace_back([this, thread] { worker(thread); });
   }
 }
 
@@ -87,8 +56,7 @@ void ThreadPool::take_tasks(int thread) {
   for (int task; (task = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) function_(context_, task, thread);
 }
 
-void ThreadPool::worker(int thread, int core) {
-  if (core >= 0) pin(core);
+void ThreadPool::worker(int thread) {
   for (uint32_t seen = 0;;) {
     const auto parked_at = std::chrono::steady_clock::now() + kSpin;
     for (int spins = 0; call_.load(std::memory_order_acquire) == seen; ++spins) {

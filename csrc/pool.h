@@ -13,7 +13,7 @@ namespace gpt_oss {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller. Workers are pinned, one to each core this process may use, as long as there are enough.
+  // `threads` counts the caller.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -35,7 +35,7 @@ class ThreadPool {
 
   void run_raw(int tasks, Function function, void* context);
   void take_tasks(int thread);
-  void worker(int thread, int core);
+  void worker(int thread);
 
   std::vector<std::thread> workers_;
   Function function_ = nullptr;

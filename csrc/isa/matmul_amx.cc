@@ -20,7 +20,7 @@ namespace gpt_oss {
 namespace {
 
 constexpr int kPanel = 32;  // rows
-constexpr int kTile = 32;   // tokens
+constexpr int kTile = 16;   // tokens; they pass two tiles at a time
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
@@ -46,23 +46,19 @@ size_t packed_bytes(int tokens, int cols) {
 // Two panels: the one in use and the one in the making.
 size_t scratch_bytes(int cols) { return 2 * static_cast<size_t>(kPanel) * cols * sizeof(uint16_t) + 64; }
 
-// [32 tokens][cols] floats to [cols / 32][2][16 pairs][16 tokens][2].
+// [16 tokens][cols] floats to [cols / 32][16 pairs][16 tokens][2].
 void pack(const float* const* x, int tile, int cols, void* packed) {
   auto* out = static_cast<uint16_t*>(packed) + static_cast<size_t>(tile) * kTile * cols;
   alignas(64) uint32_t pairs[16][16];
+  const __m512i column = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
   for (int k = 0; k < cols; k += 32) {
-    for (int half = 0; half < 2; ++half) {
-      for (int t = 0; t < 16; ++t) {
-        const float* row = x[half * 16 + t];
-        __m512i both = _mm512_setzero_si512();
-        if (row != nullptr) {
-          both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + k + 16), _mm512_loadu_ps(row + k));
-        }
-        _mm512_store_si512(pairs[t], both);
-      }
-      uint16_t* to = out + static_cast<size_t>(k) * kTile + half * 512;
-      const __m512i column = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
-      for (int p = 0; p < 16; ++p) _mm512_storeu_si512(to + p * 32, _mm512_i32gather_epi32(column, pairs[0] + p, 4));
+    for (int t = 0; t < kTile; ++t) {
+      __m512i both = _mm512_setzero_si512();
+      if (x[t] != nullptr) both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x[t] + k + 16), _mm512_loadu_ps(x[t] + k));
+      _mm512_store_si512(pairs[t], both);
+    }
+    for (int p = 0; p < 16; ++p) {
+      _mm512_storeu_si512(out + k * kTile + p * 32, _mm512_i32gather_epi32(column, pairs[0] + p, 4));
     }
   }
 }
@@ -78,12 +74,12 @@ void pack_tokens(const float* x, size_t stride, int first, int count, int tokens
     return _mm512_load_si512(index);
   }();
   for (int t = 0; t < tokens; t += 16) {
-    uint16_t* tile = static_cast<uint16_t*>(packed) + static_cast<size_t>(t / kTile) * kTile * cols + t % kTile / 16 * 512;
+    uint16_t* tile = static_cast<uint16_t*>(packed) + static_cast<size_t>(t) * cols;
     for (int c = 0; c < count; c += 2) {
       const float* row = x + c * stride + t;
       const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + stride), _mm512_loadu_ps(row));
       const int column = first + c;
-      _mm512_storeu_si512(tile + column / 32 * 1024 + column % 32 / 2 * 32, _mm512_permutexvar_epi16(interleave, both));
+      _mm512_storeu_si512(tile + column / 32 * 512 + column % 32 / 2 * 32, _mm512_permutexvar_epi16(interleave, both));
     }
   }
 }
@@ -121,6 +117,10 @@ struct Mxfp4Source {
         scale_shift(127 - w.scale_bias),
         table(&scaled_table()) {}
 
+  // Bytes of a panel that lie in one piece, and where.
+  size_t panel_bytes() const { return kPanel * row_blocks * 16; }
+  const void* panel_data() const { return blocks; }
+
   inline void unpack(int row, int k, uint16_t* out) const {
     const size_t at = row * row_blocks + k;
     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(blocks + at * 16)));
@@ -138,6 +138,9 @@ struct Bf16Source {
   Bf16Source(const Rows& w, int row)
       : weight(static_cast<const uint16_t*>(w.blocks) + static_cast<size_t>(row) * w.cols), cols(w.cols) {}
 
+  size_t panel_bytes() const { return kPanel * cols * sizeof(uint16_t); }
+  const void* panel_data() const { return weight; }
+
   inline void unpack(int row, int k, uint16_t* out) const {
     _mm512_store_si512(out, _mm512_loadu_si512(weight + row * cols + k * 32));
   }
@@ -149,29 +152,36 @@ void unpack_panel(const Source& source, int rows, int k, uint16_t* out) {
   for (int r = rows; r < kPanel; ++r) _mm512_store_si512(out + r * 32, _mm512_setzero_si512());
 }
 
-// One panel times 32 tokens, while `beside(k)` unpacks something else.
-template <class F>
-inline void multiply_tile(const uint16_t* panel, const uint16_t* x, int steps, float* out, size_t stride, F beside) {
+// One panel times one or two tiles of tokens, `x2` being the second, while `beside(k)` unpacks something else.
+template <bool kTwo, class F>
+inline void multiply_tiles(const uint16_t* panel, const uint16_t* x, const uint16_t* x2, int steps, float* out,
+                           size_t stride, F beside) {
   _tile_zero(0);
-  _tile_zero(1);
   _tile_zero(2);
-  _tile_zero(3);
+  if constexpr (kTwo) {
+    _tile_zero(1);
+    _tile_zero(3);
+  }
   for (int k = 0; k < steps; ++k) {
     _tile_loadd(4, panel + k * 1024, 64);
-    _tile_loadd(6, x + k * 1024, 64);
+    _tile_loadd(6, x + k * 512, 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, x + k * 1024 + 512, 64);
-    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kTwo) {
+      _tile_loadd(7, x2 + k * 512, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
     _tile_loadd(5, panel + k * 1024 + 512, 64);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    if constexpr (kTwo) _tile_dpbf16ps(3, 5, 7);
     beside(k);
   }
   const size_t bytes = stride * sizeof(float);
   _tile_stored(0, out, bytes);
-  _tile_stored(1, out + 16, bytes);
   _tile_stored(2, out + 16 * stride, bytes);
-  _tile_stored(3, out + 16 * stride + 16, bytes);
+  if constexpr (kTwo) {
+    _tile_stored(1, out + 16, bytes);
+    _tile_stored(3, out + 16 * stride + 16, bytes);
+  }
 }
 
 template <class Source>
@@ -189,21 +199,24 @@ void multiply(const Rows& w, const void* packed, int tokens, float* out, size_t 
     uint16_t* next = panels + ((row / kPanel + 1) % 2) * panel_values;
     const int next_rows = std::min(kPanel, w.rows - row - kPanel);
     const Source source(w, next_rows > 0 ? row + kPanel : row);
-    for (int tile = 0; tile < tiles; ++tile) {
+    for (int tile = 0; tile < tiles; tile += 2) {
+      const int last = std::min(tiles, tile + 2);
       const uint16_t* columns = x + static_cast<size_t>(tile) * kTile * w.cols;
+      const uint16_t* columns2 = columns + static_cast<size_t>(kTile) * w.cols;
       float* to = out + static_cast<size_t>(row) * stride + tile * kTile;
-      if (next_rows == kPanel) {  // each tile of tokens takes its share of the next panel's steps
-        const int begin = steps * tile / tiles, end = steps * (tile + 1) / tiles;
-        int done = begin;
-        multiply_tile(panel, columns, steps, to, stride, [&](int k) {
-          for (const int due = begin + (end - begin) * (k + 1) / steps; done < due; ++done) {
-#pragma GCC unroll 8
-            for (int r = 0; r < kPanel; ++r) source.unpack(r, done, next + done * 1024 + r * 32);
-          }
-        });
-      } else {
-        multiply_tile(panel, columns, steps, to, stride, [](int) {});
-      }
+      // Beside each step of the product some rows of the next panel are unpacked, and some of the one after it are
+      // fetched from memory: rows of a panel lie far apart, which no hardware prefetcher follows.
+      const int begin = next_rows == kPanel ? kPanel * tile / tiles : 0;
+      const int end = next_rows == kPanel ? kPanel * last / tiles : 0;
+      const size_t share = row + 2 * kPanel < w.rows ? source.panel_bytes() / tiles : 0;
+      const auto* fetch = static_cast<const char*>(source.panel_data()) + source.panel_bytes() + share * tile;
+      const size_t step_bytes = share * (last - tile) / steps;
+      const auto beside = [&](int k) {
+        for (size_t at = k * step_bytes; at < (k + 1) * step_bytes; at += 64) _mm_prefetch(fetch + at, _MM_HINT_T1);
+        for (int r = begin; r < end; ++r) source.unpack(r, k, next + k * 1024 + r * 32);
+      };
+      last - tile == 2 ? multiply_tiles<true>(panel, columns, columns2, steps, to, stride, beside)
+                       : multiply_tiles<false>(panel, columns, columns, steps, to, stride, beside);
     }
     if (next_rows > 0 && next_rows < kPanel) {
       for (int k = 0; k < steps; ++k) unpack_panel(source, next_rows, k, next + k * 1024);
