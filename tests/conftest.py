@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpt_oss.model.factory import write_random_checkpoint
 
 from gpt_oss.model.config import ModelConfig
+from gpt_oss.model.factory import write_random_checkpoint
 
 TINY = ModelConfig(
     num_hidden_layers=2,
