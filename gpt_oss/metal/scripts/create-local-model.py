@@ -1,4 +1,4 @@
-"""Write metal/model.bin from a checkpoint in any layout: the source document's name for `gpt-oss convert --to metal`."""
+"""Write metal/model.bin from a checkpoint: create-local-model.py -s <model_dir> -d <output_file>."""
 
 from __future__ import annotations
 
