@@ -5,6 +5,7 @@ Nothing above this file touches a backend, and a backend's heavy libraries are i
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import sys
@@ -27,6 +28,8 @@ class LoadOptions:
     precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64".
     context_tokens: the longest prompt plus answer, in tokens; bounds the memory of the KV cache.
     threads: cpu only; None is every core.
+    keep_prefixes: keep the prefix cache on disk between runs (at most 1 GiB a model), so that a prompt seen before is
+        not computed again.
     """
 
     backend: str = "auto"
@@ -34,6 +37,7 @@ class LoadOptions:
     context_tokens: int | None = None
     threads: int | None = None
     speculate: bool = True
+    keep_prefixes: bool = False
 
 
 def _open_cpu(checkpoint: Checkpoint, options: LoadOptions) -> Model:
@@ -102,4 +106,23 @@ def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenG
         follow()
         sys.exit(0)
     name = f"{backend} ({getattr(model, 'description', options.precision or 'default precision')})"
-    return Engine(model, EngineConfig(name=name, speculate=options.speculate, context_tokens=options.context_tokens))
+    identity = f"{name} {fingerprint(opened)}"
+    config = EngineConfig(
+        name=name,
+        speculate=options.speculate,
+        context_tokens=options.context_tokens,
+        prefix_file=prefix_file(identity) if options.keep_prefixes else None,
+        prefix_identity=identity,
+    )
+    return Engine(model, config)
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Changes when any file of the checkpoint does."""
+    files = [checkpoint.path] if checkpoint.path.is_file() else sorted(checkpoint.path.glob("*.*"))
+    return " ".join(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+
+
+def prefix_file(identity: str) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "gpt-oss" / "prefixes" / hashlib.blake2b(identity.encode(), digest_size=12).hexdigest()

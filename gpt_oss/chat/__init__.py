@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from openai_harmony import Message, Role
@@ -47,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    generator = load(args.checkpoint or babbling_checkpoint(), load_options(args))
+    options = replace(load_options(args), keep_prefixes=True)
+    generator = load(args.checkpoint or babbling_checkpoint(), options)
     try:
         talk(generator, args)
     finally:

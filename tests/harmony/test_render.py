@@ -255,3 +255,69 @@ def test_a_recursive_schema_gets_a_name_and_ends() -> None:
     )
     assert "type Node = {\nleft?: Node,\nvalue?: number,\n};" in text
     assert "root?: Node," in text
+
+
+def test_the_librarys_documented_conversation(official: Any) -> None:
+    """The example of openai-harmony's own guide: weather functions, a call, its answer."""
+    place = {"type": "string", "description": "The city and state, e.g. San Francisco, CA"}
+    unit = {"type": "string", "enum": ["celsius", "fahrenheit"], "default": "celsius"}
+    tools = [
+        ToolDescription.new("get_location", "Gets the location of the user."),
+        ToolDescription.new(
+            "get_current_weather",
+            "Gets the current weather in the provided location.",
+            {"type": "object", "properties": {"location": place, "format": unit}, "required": ["location"]},
+        ),
+        ToolDescription.new(
+            "get_multiple_weathers",
+            "Gets the current weather in the provided list of locations.",
+            {
+                "type": "object",
+                "properties": {
+                    "locations": {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "description": 'List of city and state, e.g. ["San Francisco, CA", "New York, NY"]',
+                    },
+                    "format": unit,
+                },
+                "required": ["locations"],
+            },
+        ),
+    ]
+    developer = DeveloperContent.new().with_instructions("Use a friendly tone.").with_function_tools(tools)
+    messages = [
+        system(),
+        Message.from_role_and_content(Role.DEVELOPER, developer),
+        said(Role.USER, "What is the weather in Tokyo?"),
+        said(Role.ASSISTANT, "Need to use function get_current_weather.", "analysis"),
+        said(
+            Role.ASSISTANT, '{"location":"Tokyo"}', "commentary", "functions.get_current_weather", "<|constrain|>json"
+        ),
+        Message.from_author_and_content(
+            Author.new(Role.TOOL, "functions.get_current_weather"), '{ "temperature": 20, "sunny": true }'
+        )
+        .with_channel("commentary")
+        .with_recipient("assistant"),
+    ]
+    expected = official.render_conversation_for_completion(OfficialConversation.from_messages(messages), Role.ASSISTANT)
+    # The one named difference: the recipient's place in the call.
+    theirs = decode(expected).replace(
+        "assistant to=functions.get_current_weather<|channel|>commentary <|constrain|>",
+        "assistant<|channel|>commentary to=functions.get_current_weather <|constrain|>",
+    )
+    assert decode(render_prompt(Conversation(messages))) == theirs
+    assert parse(expected[:-2], None).repairs == []
+
+
+def test_the_librarys_documented_answers_are_read() -> None:
+    thought = "<|channel|>analysis<|message|>User asks: “What is 2 + 2?” Simple arithmetic. Provide answer.<|end|>"
+    answer = "<|start|>assistant<|channel|>final<|message|>2 + 2 = 4.<|return|>"
+    first, second = parse(encode_with_special(thought + answer)).messages
+    assert (first.header.channel, second.header.channel, second.content) == ("analysis", "final", "2 + 2 = 4.")
+    preamble = "<|channel|>commentary<|message|>**Action plan**:\n1. Generate an HTML file\n---\nWill start now<|end|>"
+    [message] = parse(encode_with_special(preamble)).messages
+    assert (message.header.channel, message.header.recipient, message.header.is_call) == ("commentary", None, False)
+    code = "<|start|>assistant to=python<|channel|>analysis code<|message|>print(1)<|call|>"
+    [call] = parse(encode_with_special(code), None).messages
+    assert (call.header.recipient, call.header.content_type, call.header.is_call) == ("python", "code", True)
