@@ -54,20 +54,22 @@ def ours(checkpoint: Path, cases: list[str], steps: int, threads: int, precision
     return {result["case"]: statistics.median(result["tokens_per_s"]) for result in answer["results"]}
 
 
-def llama(folder: Path, gguf: Path, cases: list[str], steps: int, threads: int, extra: list[str]) -> Figures:
-    """llama-bench for prompts and one sequence, llama-batched-bench for several."""
+def llama(folder: Path, gguf: Path, cases: list[str], steps: int, threads: int, *, repack: bool = False) -> Figures:
+    """llama-bench for prompts and one sequence, llama-batched-bench for several. repack: ik_llama.cpp's fast path, the
+    weights repacked at load, which its two programs are told differently."""
     figures: Figures = {}
-    shared = ["-m", str(gguf), "-t", str(threads), *extra]
+    shared = ["-m", str(gguf), "-t", str(threads)]
     prompts = [case.split(":")[1] for case in cases if case.startswith("prefill")]
     decoding = [case.split(":")[1].split("@") for case in cases if case.startswith("decode")]
     command = [str(folder / "llama-bench"), *shared, "-r", "1", "-o", "json", "-p", ",".join(prompts) or "0"]
-    command += ["-n", str(steps) if ["1", "0"] in decoding else "0"]
+    command += ["-n", str(steps) if ["1", "0"] in decoding else "0", *(["-rtr", "1"] if repack else [])]
     for row in json.loads(run(command, timeout_s=TIMEOUT_S)):
         figures[f"prefill:{row['n_prompt']}" if row["n_prompt"] else "decode:1@0"] = float(row["avg_ts"])
     several = [count for count, context in decoding if count != "1" and context == "0"]
     if several:
         command = [str(folder / "llama-batched-bench"), *shared, "-c", "4096", "-npp", "16", "-ntg", str(steps)]
-        output = run([*command, "-npl", ",".join(several)], timeout_s=TIMEOUT_S)
+        command += ["-npl", ",".join(several), *(["-rtr"] if repack else [])]
+        output = run(command, timeout_s=TIMEOUT_S)
         for line in output.splitlines():
             cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
             if len(cells) == 10 and cells[2].isdigit():  # PP, TG, B, N_KV, T_PP, S_PP, T_TG, S_TG, T, S
@@ -127,10 +129,10 @@ def command(args: argparse.Namespace) -> int:
             write_gguf(opened, gguf, precision="q8_0", progress=not args.json)
     cases, steps, threads = args.cases.split(), args.steps, args.threads
     engines = [Engine("ours", checkpoint, lambda: ours(checkpoint, cases, steps, threads, args.precision))]
-    engines.append(Engine("llama.cpp", gguf, lambda: llama(args.llama_bin, gguf, cases, steps, threads, [])))
+    engines.append(Engine("llama.cpp", gguf, lambda: llama(args.llama_bin, gguf, cases, steps, threads)))
     if args.ik_bin:
-        extra = ["-rtr", "1"]  # its weights repacked at load, which is its fast path
-        engines.append(Engine("ik_llama.cpp", gguf, lambda: llama(args.ik_bin, gguf, cases, steps, threads, extra)))
+        repacked = lambda: llama(args.ik_bin, gguf, cases, steps, threads, repack=True)  # noqa: E731
+        engines.append(Engine("ik_llama.cpp", gguf, repacked))
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     found = compare(engines, args.rounds, say)
     machine = describe_machine()

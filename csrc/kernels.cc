@@ -6,6 +6,10 @@ namespace {
 #if defined(__x86_64__)
 Kernels with_many(Kernels kernels, Isa isa) {
   kernels.isa = isa;
+  if (isa == Isa::avx512 || isa == Isa::avx512bf16) {
+    kernels.many_mxfp4_int8 = &avx512_mxfp4_int8();
+    kernels.many_int8 = &avx512_int8();
+  }
   if (isa == Isa::amx) {
     kernels.many_mxfp4 = &amx_mxfp4();
     kernels.many_bf16 = &amx_bf16();
@@ -18,12 +22,13 @@ Kernels with_many(Kernels kernels, Isa isa) {
 
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
+  static const Kernels avx512 = with_many(avx512_kernels(), Isa::avx512);
   static const Kernels avx512bf16 = with_many(avx512_kernels(), Isa::avx512bf16);
   static const Kernels amx = with_many(avx512_kernels(), Isa::amx);
   switch (isa) {
     case Isa::amx: return amx;
     case Isa::avx512bf16: return avx512bf16;
-    case Isa::avx512: return avx512_kernels();
+    case Isa::avx512: return avx512;
     default: break;
   }
 #endif

@@ -70,8 +70,8 @@ const Kernels& plain_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
-const ManyKernels& avx512bf16_mxfp4();
-const ManyKernels& avx512bf16_bf16();
+const ManyKernels& avx512_mxfp4_int8();
+const ManyKernels& avx512_int8();
 const ManyKernels& amx_mxfp4();
 const ManyKernels& amx_bf16();
 #endif

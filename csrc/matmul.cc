@@ -57,7 +57,8 @@ Matmul::Matmul(Isa isa, Precision precision, ThreadPool& pool)
     : kernels_(&kernels_for(isa)), precision_(precision), pool_(&pool) {}
 
 void Matmul::linear(const Linear& layer, const float* x, int tokens, float* y, bool add) {
-  const ManyKernels* many = precision_ == Precision::balanced && kernels_->many_int8 ? kernels_->many_int8 : kernels_->many_bf16;
+  const bool int8 = precision_ == Precision::balanced && layer.int8.values != nullptr;
+  const ManyKernels* many = int8 && kernels_->many_int8 ? kernels_->many_int8 : kernels_->many_bf16;
   if (tokens <= kFewTokens || many == nullptr) {
     for (int t = 0; t < tokens; t += kFewTokens) {
       const int count = std::min(kFewTokens, tokens - t);
