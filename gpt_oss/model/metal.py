@@ -12,10 +12,8 @@ import math
 import mmap
 import os
 import struct
-from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -29,6 +27,7 @@ from gpt_oss.model.layout import Checkpoint, Read
 from gpt_oss.model.mxfp4 import NAN_SCALE, encode
 from gpt_oss.model.safetensors_file import as_bytes
 from gpt_oss.model.tensors import BF16, E8M0_BIAS, F32, Array, Index, TensorSpec, Weights, canonical_tensors, chunks
+from gpt_oss.vocabulary import PATTERN, text_tokens
 
 MAGIC = b"GPT-OSS v1.0\0\0\0\0"
 SCALE_OFFSET = 14  # what the file adds to each e8m0 scale
@@ -282,29 +281,9 @@ def _model_header(config: ModelConfig) -> bytes:
     )
 
 
-_SPLIT_PATTERN = "|".join(
-    [
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-)
-
-
-def _text_tokens() -> list[bytes]:
-    data = files("gpt_oss.harmony") / "data" / "o200k_base.tiktoken"
-    lines = (line.split() for line in data.read_bytes().splitlines() if line)
-    ranked = sorted((int(rank), b64decode(token)) for token, rank in lines)
-    return [token for _, token in ranked]
-
-
 def _tokenizer(vocab_size: int) -> bytes:
-    text = _text_tokens()[:vocab_size]
-    regex = _SPLIT_PATTERN.encode("ascii") + b"\0"
+    text = text_tokens()[:vocab_size]
+    regex = PATTERN.encode("ascii") + b"\0"
     entries = b"".join(struct.pack("<H", len(token)) + token for token in text)
     specials = b"".join(_SPECIAL_TOKENS.get(token, bytes(16)) for token in range(len(text), vocab_size))
     header = _TOKENIZER_HEADER.pack(_TOKENIZER, len(specials) // 16, len(text), len(regex), len(entries))
