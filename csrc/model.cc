@@ -48,6 +48,7 @@ void Model::forward(const std::vector<Chunk>& batch) {
   for (const Chunk& chunk : batch) rows += chunk.logits;
   kept_.reserve(rows * shape_.hidden);
   kept_rows_ = 0;
+  screened_ = false;
 
   std::vector<Chunk> part;
   int room = kStepTokens;
@@ -182,7 +183,10 @@ void Model::keep(const std::vector<Chunk>& batch) {
 void Model::logits(float* out) { matmul_.linear(weights_.unembedding, kept_.data(), kept_rows_, out); }
 
 int Model::sample(int row, double temperature, uint64_t seed, int64_t position) {
-  return unembedding_.sample(kept_.data() + static_cast<size_t>(row) * shape_.hidden, temperature, seed, position);
+  if (kept_rows_ == 1) return unembedding_.sample(kept_.data(), temperature, seed, position);
+  if (!screened_) unembedding_.screen(kept_.data(), kept_rows_);
+  screened_ = true;
+  return unembedding_.sample_screened(row, temperature, seed, position);
 }
 
 }  // namespace gpt_oss

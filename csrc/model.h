@@ -114,6 +114,7 @@ class Model {
 
   Buffer<float> kept_;  // [kept_rows][hidden]
   int kept_rows_ = 0;
+  bool screened_ = false;  // by the unembedding, for sampling
 };
 
 }  // namespace gpt_oss

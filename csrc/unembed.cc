@@ -12,6 +12,7 @@ namespace gpt_oss {
 namespace {
 
 constexpr int kTaskRows = 256;   // of the screen: 0.75 MB of int8 for 20b
+constexpr int kStates = 8;         // screened at once: two columns each, which is all that a kernel takes
 constexpr double kTiny = 1e-30;  // more than all that underflow can cost
 
 float rounded_up(double x) { return std::nextafter(static_cast<float>(x), std::numeric_limits<float>::infinity()); }
@@ -67,10 +68,12 @@ void row_norms(const uint16_t* weight, int begin, int end, int cols, RowNorms* n
 //   then rounds a sum and three factors of each block
 // where s^2 is the sum over blocks of (sum of |x| in it)^2: the integers of a block weigh at most (|q| + 2 * 128) |x|,
 // |q| <= 127, times the block's scale; and 127 scales have at most the norm 1.01 |w|.
-void Unembedding::pack(const float* x) {
+void Unembedding::pack(const float* x, State& state) const {
   const Kernels& kernels = matmul_->kernels();
   const int cols = layer_.cols;
-  kernels.pack_float(x, cols, exact_.reserve(cols));
+  state.x = x;
+  state.logits = nullptr;
+  kernels.pack_float(x, cols, state.exact.reserve(cols));
 
   std::vector<double> rest(cols);
   double norm = 0;
@@ -79,13 +82,13 @@ void Unembedding::pack(const float* x) {
     norm += rest[i] * rest[i];
   }
   norm = std::sqrt(norm);
-  slack_ = {};
-  screens_ = norms_ != nullptr && std::isfinite(norm);
-  if (!screens_) return;
+  state.slack = {};
+  state.screens = norms_ != nullptr && std::isfinite(norm);
+  if (!state.screens) return;
 
   const double eps = 0x1p-24;
-  slack_ = {norm, 2.0 * cols * eps * norm};
-  for (Buffer<Int8Group>* part : {&coarse_, &fine_}) {
+  state.slack = {norm, 2.0 * cols * eps * norm};
+  for (Buffer<Int8Group>* part : {&state.coarse, &state.fine}) {
     // Too small for the reciprocal that packing takes: left to the rest.
     std::vector<float> packable(cols);
     for (int i = 0; i < cols; ++i) packable[i] = std::fabs(rest[i]) < 1e-25 ? 0.0f : static_cast<float>(rest[i]);
@@ -100,38 +103,68 @@ void Unembedding::pack(const float* x) {
       }
       blocks += sum * sum;
     }
-    slack_.weight += 4 * (cols / kBlock + 16) * eps * std::sqrt(blocks);
+    state.slack.weight += 4 * (cols / kBlock + 16) * eps * std::sqrt(blocks);
   }
   double missed = 0;
   for (const double v : rest) missed += v * v;
   missed = std::sqrt(missed);
-  slack_.error += missed;
-  slack_.weight += missed;
+  state.slack.error += missed;
+  state.slack.weight += missed;
 }
 
-// Logits of rows [first, first + count), count <= kTaskRows, each within error_of(row) of exact_rows'.
-void Unembedding::product(int first, int count, float* out) const {
+// Logits of rows [first, first + count), count <= kTaskRows, for n <= kStates states that are alike in `screens`, each
+// within error_of(state, row) of exact_rows'. out [n][stride].
+void Unembedding::products(const State* states, int n, int first, int count, float* out, size_t stride) const {
   const int cols = layer_.cols;
-  if (!screens_) {
-    const void* column = exact_.data();
+  const void* columns[2 * kStates];
+  if (!states->screens) {
+    for (int i = 0; i < n; ++i) columns[i] = states[i].exact.data();
     const Rows rows = {layer_.weight + static_cast<size_t>(first) * cols, nullptr, count, cols, 0};
-    matmul_->kernels().bf16_float(rows, &column, 1, out, kTaskRows);
+    matmul_->kernels().bf16_float(rows, columns, n, out, stride);
     return;
   }
-  const void* columns[] = {coarse_.data(), fine_.data()};
-  float parts[2][kTaskRows];
+  for (int i = 0; i < n; ++i) {
+    columns[2 * i] = states[i].coarse.data();
+    columns[2 * i + 1] = states[i].fine.data();
+  }
+  float parts[2 * kStates][kTaskRows];
   const Rows rows = {layer_.int8.values + Int8Weight::value_bytes(first, cols),
                      layer_.int8.scales + Int8Weight::scale_count(first, cols), count, cols, 0};
-  matmul_->kernels().int8_int8(rows, columns, 2, parts[0], kTaskRows);
-  for (int r = 0; r < count; ++r) out[r] = parts[0][r] + parts[1][r];
+  matmul_->kernels().int8_int8(rows, columns, 2 * n, parts[0], kTaskRows);
+  for (int i = 0; i < n; ++i) {
+    for (int r = 0; r < count; ++r) out[i * stride + r] = parts[2 * i][r] + parts[2 * i + 1][r];
+  }
 }
 
-double Unembedding::error_of(int row) const {
-  return screens_ ? slack_.error * norms_[row].error + slack_.weight * norms_[row].weight + kTiny : 0;
+double Unembedding::error_of(const State& state, int row) const {
+  return state.screens ? state.slack.error * norms_[row].error + state.slack.weight * norms_[row].weight + kTiny : 0;
 }
 
 int Unembedding::sample(const float* x, double temperature, uint64_t seed, int64_t position) {
-  pack(x);
+  pack(x, single_);
+  return draw(single_, temperature, seed, position);
+}
+
+int Unembedding::sample_screened(int row, double temperature, uint64_t seed, int64_t position) {
+  return draw(states_[row], temperature, seed, position);
+}
+
+void Unembedding::screen(const float* x, int rows) {
+  if (states_.size() < static_cast<size_t>(rows)) states_.resize(rows);
+  for (int i = 0; i < rows; ++i) pack(x + static_cast<size_t>(i) * layer_.cols, states_[i]);
+  logits_.reserve(static_cast<size_t>(rows) * usable_);
+  for (int begin = 0, end; begin < rows; begin = end) {
+    for (end = begin + 1; end < rows && end - begin < kStates && states_[end].screens == states_[begin].screens;) ++end;
+    matmul_->pool().run((usable_ + kTaskRows - 1) / kTaskRows, [&](int task, int) {
+      const int first = task * kTaskRows, count = std::min(kTaskRows, usable_ - first);
+      products(&states_[begin], end - begin, first, count, logits_.data() + static_cast<size_t>(begin) * usable_ + first,
+               usable_);
+    });
+  }
+  for (int i = 0; i < rows; ++i) states_[i].logits = logits_.data() + static_cast<size_t>(i) * usable_;
+}
+
+int Unembedding::draw(const State& state, double temperature, uint64_t seed, int64_t position) {
   const Gumbel noise(seed, position);
   const bool draws = temperature != 0;
   const double divisor = draws ? temperature : 1;
@@ -140,11 +173,12 @@ int Unembedding::sample(const float* x, double temperature, uint64_t seed, int64
   matmul_->pool().run((usable_ + kTaskRows - 1) / kTaskRows, [&](int task, int thread) {
     Finds& found = threads[thread];
     const int first = task * kTaskRows, count = std::min(kTaskRows, usable_ - first);
-    float logits[kTaskRows];
-    product(first, count, logits);
+    float computed[kTaskRows];
+    if (state.logits == nullptr) products(&state, 1, first, count, computed, kTaskRows);
+    const float* logits = state.logits == nullptr ? computed : state.logits + first;
     for (int r = 0; r < count; ++r) {
       const int id = first + r;
-      const double logit = logits[r], error = error_of(id);
+      const double logit = logits[r], error = error_of(state, id);
       // A hundred times what rounding in float64 can do to a total.
       const double margin = 1e-13 * ((std::fabs(logit) + error) / divisor + 64);
       const double upper = (logit + error) / divisor + margin;
@@ -169,7 +203,7 @@ int Unembedding::sample(const float* x, double temperature, uint64_t seed, int64
   std::sort(ids.begin(), ids.end());
 
   std::vector<float> logits(ids.size());
-  matmul_->exact_rows(layer_, x, ids.data(), static_cast<int>(ids.size()), logits.data());
+  matmul_->exact_rows(layer_, state.x, ids.data(), static_cast<int>(ids.size()), logits.data());
   int winner = ids.front();
   double greatest = -std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < ids.size(); ++i) {
@@ -183,11 +217,11 @@ int Unembedding::sample(const float* x, double temperature, uint64_t seed, int64
 }
 
 void Unembedding::bounds(const float* x, float* approximate, double* errors) {
-  pack(x);
+  pack(x, single_);
   for (int first = 0; first < usable_; first += kTaskRows) {
-    product(first, std::min(kTaskRows, usable_ - first), approximate + first);
+    products(&single_, 1, first, std::min(kTaskRows, usable_ - first), approximate + first, kTaskRows);
   }
-  for (int r = 0; r < usable_; ++r) errors[r] = error_of(r);
+  for (int r = 0; r < usable_; ++r) errors[r] = error_of(single_, r);
 }
 
 }  // namespace gpt_oss

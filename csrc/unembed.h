@@ -34,6 +34,10 @@ class Unembedding {
   // ties, with logit_i of Matmul::exact_rows; without division and noise at temperature 0. x [hidden].
   int sample(const float* x, double temperature, uint64_t seed, int64_t position);
 
+  // The same for row `row` of those that `screen` was last given: several draws for one reading of the weights.
+  int sample_screened(int row, double temperature, uint64_t seed, int64_t position);
+  void screen(const float* x, int rows);  // x [rows][hidden], borrowed until the last draw
+
   // For tests: exact_rows' logit i is within errors[i] of approximate[i]; both [usable].
   void bounds(const float* x, float* approximate, double* errors);
 
@@ -43,20 +47,29 @@ class Unembedding {
     double error = 0, weight = 0;
   };
 
-  void pack(const float* x);
-  void product(int first, int count, float* out) const;
-  double error_of(int row) const;
+  // A hidden state as the kernels take it.
+  struct State {
+    const float* x = nullptr;
+    bool screens = false;  // by int8
+    Slack slack;
+    Buffer<float> exact;              // [hidden], as the bf16 kernels take it
+    Buffer<Int8Group> coarse, fine;   // [groups]: x as int8, and as int8 what that leaves of x
+    const float* logits = nullptr;    // [usable], where they have been computed for all rows
+  };
+
+  void pack(const float* x, State& state) const;
+  void products(const State* states, int n, int first, int count, float* out, size_t stride) const;
+  double error_of(const State& state, int row) const;
+  int draw(const State& state, double temperature, uint64_t seed, int64_t position);
 
   Linear layer_;
   const RowNorms* norms_;
   int usable_;
   Matmul* matmul_;
 
-  // Of the hidden state at hand.
-  bool screens_ = false;  // by int8
-  Slack slack_;
-  Buffer<float> exact_;              // [hidden], as the bf16 kernels take it
-  Buffer<Int8Group> coarse_, fine_;  // [groups]: x as int8, and as int8 what that leaves of x
+  State single_;
+  std::vector<State> states_;
+  Buffer<float> logits_;  // [rows][usable]
 };
 
 }  // namespace gpt_oss

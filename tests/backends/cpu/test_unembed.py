@@ -15,6 +15,8 @@ from gpt_oss.backends.cpu import _native, open_model
 from gpt_oss.engine.noise import gumbel
 from gpt_oss.errors import BackendError
 from gpt_oss.model.checkpoint import open_checkpoint
+from gpt_oss.model.config import ModelConfig
+from gpt_oss.model.factory import write_random_checkpoint
 
 F32 = NDArray[np.float32]
 ISAS = _native.instruction_sets()
@@ -241,3 +243,23 @@ def test_a_model_samples(
         with pytest.raises(BackendError):
             logits.sample(0, 1, 0, 0)
         model.close()
+
+
+@pytest.mark.parametrize("precision", ["balanced", "exact"])
+def test_several_rows_draw_what_each_draws_alone(tmp_path: Path, precision: Literal["balanced", "exact"]) -> None:
+    """Rows of one step are screened in one pass over the weights; ten of them, more than one pass takes."""
+    config = ModelConfig(
+        num_hidden_layers=2, num_experts=4, experts_per_token=2, vocab_size=3000, hidden_size=64, intermediate_size=64,
+        head_dim=16, num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    with open_checkpoint(write_random_checkpoint(tmp_path / "model", config)) as checkpoint:
+        model = open_model(checkpoint, precision=precision, threads=2, cache_tokens=64, cache_dir=tmp_path)
+    tokens, blocks = np.arange(7, 17, dtype=np.int32), np.zeros(1, np.int32)
+    for temperature in (0.0, 1.0):
+        alone = []
+        for end in range(1, 11):
+            logits = model.forward([Chunk(tokens[:end], 0, blocks, blocks, 1)])
+            alone.append(logits.sample(0, temperature, 5, end))
+        together = model.forward([Chunk(tokens, 0, blocks, blocks, 10)])
+        assert [together.sample(row, temperature, 5, row + 1) for row in range(10)] == alone
+    model.close()
