@@ -136,7 +136,8 @@ def command(args: argparse.Namespace) -> int:
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     found = compare(engines, args.rounds, say)
     machine = describe_machine()
-    heading = f"{checkpoint.name}, {args.precision}, {threads} threads, {args.rounds} round{'s' if args.rounds > 1 else ''} in turn; {machine}."
+    rounds = f"{args.rounds} round{'s' if args.rounds > 1 else ''}"
+    heading = f"{checkpoint.name}, {args.precision}, {threads} threads, {rounds} in turn; {machine}."
     table = markdown(found, cases, heading)
     if not args.json:
         replace_section(args.page, "benchmarks.vs_llama_cpp", table)
