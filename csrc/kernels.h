@@ -32,34 +32,36 @@ struct Rows {
   int scale_bias;
 };
 
-// A few tokens: out[c * stride + r] = row r . column c. Columns are Int8Group[groups(cols)] or, in exact precision,
-// float[cols] whose blocks hold their 16 even values, then the 16 odd ones.
+// A few tokens: out[c * stride + r] = row r . column c. Columns are Int8Group[groups(cols)] or what pack_exact makes.
 using FewKernel = void (*)(const Rows& w, const void* const* columns, int count, float* out, size_t stride);
 
-// Many tokens: a panel of rows times all columns. What a packed column is, is the kernel's own affair.
+// Many tokens: panels of rows times all columns. What a packed column is, and in which order a product lies in `out`, is
+// the kernel's own affair: its own functions take it from there.
 struct ManyKernels {
-  int panel_rows;
+  int panel_rows;  // half of it, what swiglu leaves, is a whole piece of the next product's columns
   int token_tile;  // tokens are padded to a multiple of this, with zeros
   // Bytes of `tokens` packed columns, and of the scratch that `multiply` needs.
   size_t (*packed_bytes)(int tokens, int cols);
   size_t (*scratch_bytes)(int cols);
   // Packs tile `tile` of `packed` from token_tile rows of cols floats each; a null row stands for zeros.
   void (*pack)(const float* const* x, int tile, int cols, void* packed);
-  // The same from activations that lie token by token, x [count][stride], as columns [first, first + count) of all
-  // (padded) tokens; first and count are multiples of panel_rows / 2.
-  void (*pack_tokens)(const float* x, size_t stride, int first, int count, int tokens, int cols, void* packed);
-  // out[r * stride + t] for the rows, padded to whole panels, and all (padded) tokens.
-  void (*multiply)(const Rows& w, const void* packed, int tokens, float* out, size_t stride, void* scratch);
+  // out = the rows times all (padded) tokens. `out` has room for whole panels of rows.
+  void (*multiply)(const Rows& w, const void* packed, int tokens, float* out, void* scratch);
+  // Of a product of `rows` rows, gate and linear in turn, with their bias [rows]: rows / 2 activations a token.
+  void (*swiglu)(const float* product, const uint16_t* bias, int rows, int tokens, float limit, float* out);
+  // Packs what swiglu left of `rows` rows as columns [first, first + rows / 2) of all tokens.
+  void (*pack_inner)(const float* active, int rows, int first, int tokens, int cols, void* packed);
+  // y[t][r] = (add ? y[t][r] : 0) + product + bias[r], or no bias, for the first `count` tokens.
+  void (*store)(const float* product, int rows, int tokens, int count, const float* bias, bool add, float* const* y);
 };
 
 struct Kernels {
   Isa isa;
   void (*pack_int8)(const float* x, int cols, int offset, Int8Group* out);
-  void (*pack_float)(const float* x, int cols, float* out);
-  FewKernel mxfp4_int8, mxfp4_float, int8_int8, bf16_float;
+  // Activations rounded to bf16, in a form of the kernels' own that takes at most 4 bytes a value.
+  void (*pack_exact)(const float* x, int cols, void* out);
+  FewKernel mxfp4_int8, mxfp4_exact, int8_int8, bf16_exact;
   void (*swiglu_row)(const float* in, const uint16_t* bias, int count, float limit, float* out);
-  void (*swiglu_tile)(const float* in, const uint16_t* bias, int count, int tokens, size_t stride, float limit, float* out);
-  void (*store_columns)(const float* in, size_t stride, int rows, int tokens, const float* bias, bool add, float* const* y);
   // Null where there is nothing faster than the kernels above. `mxfp4` and `bf16` take bf16 activations, the others int8.
   const ManyKernels *many_mxfp4, *many_bf16, *many_mxfp4_int8, *many_int8;
 };

@@ -77,7 +77,7 @@ void Matmul::pack(const float* x, int tokens, int cols, int offset) {
   const auto one = [&](int t) {
     const float* row = x + static_cast<size_t>(t) * cols;
     void* out = part(packed_, bytes, t);
-    exact ? kernels_->pack_float(row, cols, static_cast<float*>(out))
+    exact ? kernels_->pack_exact(row, cols, out)
           : kernels_->pack_int8(row, cols, offset, static_cast<Int8Group*>(out));
   };
   if (tokens <= 4) {  // cheaper than waking anyone
@@ -107,7 +107,7 @@ void Matmul::linear_few(const Linear& layer, const float* x, int tokens, float* 
       kernels_->int8_int8(rows, columns, tokens, out, kTaskRows);
     } else {
       const Rows rows = {layer.weight + static_cast<size_t>(first) * layer.cols, nullptr, count, layer.cols, 0};
-      kernels_->bf16_float(rows, columns, tokens, out, kTaskRows);
+      kernels_->bf16_exact(rows, columns, tokens, out, kTaskRows);
     }
     for (int t = 0; t < tokens; ++t) {
       float* to = y + static_cast<size_t>(t) * layer.rows + first;
@@ -146,23 +146,23 @@ void Matmul::linear_many(const Linear& layer, const float* x, int tokens, float*
       const Rows w = int8 ? Rows{layer.int8.values + Int8Weight::value_bytes(first, layer.cols),
                                  layer.int8.scales + Int8Weight::scale_count(first, layer.cols), rows, layer.cols, 0}
                           : Rows{layer.weight + static_cast<size_t>(first) * layer.cols, nullptr, rows, layer.cols, 0};
-      many.multiply(w, packed_.data(), padded, out, padded, part(scratch_, bytes, thread) + out_bytes);
+      many.multiply(w, packed_.data(), padded, out, part(scratch_, bytes, thread) + out_bytes);
       float* to[kManyTokens];
       for (int t = 0; t < count; ++t) to[t] = y + static_cast<size_t>(begin + t) * layer.rows + first;
-      kernels_->store_columns(out, padded, rows, count, layer.bias ? layer.bias + first : nullptr, add, to);
+      many.store(out, rows, padded, count, layer.bias ? layer.bias + first : nullptr, add, to);
     });
   }
 }
 
 void Matmul::exact_rows(const Linear& layer, const float* x, const int32_t* ids, int count, float* y) {
   packed_.reserve(layer.cols * sizeof(float));
-  kernels_->pack_float(x, layer.cols, reinterpret_cast<float*>(packed_.data()));
+  kernels_->pack_exact(x, layer.cols, packed_.data());
   const void* column = packed_.data();
   pool_->run((count + kTaskRows - 1) / kTaskRows, [&](int task, int) {
     const int end = std::min(count, (task + 1) * kTaskRows);
     for (int i = task * kTaskRows; i < end; ++i) {
       const Rows row = {layer.weight + static_cast<size_t>(ids[i]) * layer.cols, nullptr, 1, layer.cols, 0};
-      kernels_->bf16_float(row, &column, 1, y + i, 1);
+      kernels_->bf16_exact(row, &column, 1, y + i, 1);
     }
   });
 }
@@ -198,7 +198,7 @@ void Matmul::experts(const Experts& layer, const float* x, int tokens, const int
 void Matmul::experts_few(const Experts& layer, const float* x, int tokens, float* y) {
   const ExpertMatrix &mlp1 = layer.mlp1, &mlp2 = layer.mlp2;
   const bool exact = precision_ == Precision::exact;
-  const FewKernel product = exact ? kernels_->mxfp4_float : kernels_->mxfp4_int8;
+  const FewKernel product = exact ? kernels_->mxfp4_exact : kernels_->mxfp4_int8;
   const int inner_size = mlp2.cols, slots = static_cast<int>(slots_.size());
   const size_t x_bytes = exact ? mlp1.cols * sizeof(float) : groups(mlp1.cols) * sizeof(Int8Group);
   const size_t inner_bytes = exact ? inner_size * sizeof(float) : groups(inner_size) * sizeof(Int8Group);
@@ -224,7 +224,7 @@ void Matmul::experts_few(const Experts& layer, const float* x, int tokens, float
   pool_->run(slots, [&](int slot, int) {
     const float* row = inner_.data() + static_cast<size_t>(slot) * inner_size;
     void* out = part(packed_inner_, inner_bytes, slot);
-    exact ? kernels_->pack_float(row, inner_size, static_cast<float*>(out))
+    exact ? kernels_->pack_exact(row, inner_size, out)
           : kernels_->pack_int8(row, inner_size, kMxfp4Offset, static_cast<Int8Group*>(out));
   });
 
@@ -302,10 +302,9 @@ void Matmul::experts_many(const Experts& layer, const float* x, int tokens, floa
     uint8_t* scratch = part(scratch_, bytes, thread);
     auto *out = reinterpret_cast<float*>(scratch), *active = reinterpret_cast<float*>(scratch + out_bytes);
     many.multiply(rows_of(mlp1, piece.expert, first, rows, layer.scale_bias), packed_tile(packed_, piece, mlp1.cols),
-                  columns, out, columns, scratch + 2 * out_bytes);
-    kernels_->swiglu_tile(out, bias_of(mlp1, piece.expert) + first, rows / 2, columns, columns, layer.limit, active);
-    many.pack_tokens(active, columns, first / 2, rows / 2, columns, mlp2.cols,
-                     packed_tile(packed_inner_, piece, mlp2.cols));
+                  columns, out, scratch + 2 * out_bytes);
+    many.swiglu(out, bias_of(mlp1, piece.expert) + first, rows, columns, layer.limit, active);
+    many.pack_inner(active, rows, first / 2, columns, mlp2.cols, packed_tile(packed_inner_, piece, mlp2.cols));
   });
 
   const int tasks2 = (mlp2.rows + task_rows - 1) / task_rows;
@@ -315,12 +314,12 @@ void Matmul::experts_many(const Experts& layer, const float* x, int tokens, floa
     uint8_t* scratch = part(scratch_, bytes, thread);
     auto* out = reinterpret_cast<float*>(scratch);
     many.multiply(rows_of(mlp2, piece.expert, first, rows, layer.scale_bias),
-                  packed_tile(packed_inner_, piece, mlp2.cols), columns, out, columns, scratch + 2 * out_bytes);
+                  packed_tile(packed_inner_, piece, mlp2.cols), columns, out, scratch + 2 * out_bytes);
     float* to[kManyTokens];
     for (int t = 0; t < piece.count; ++t) to[t] = outer_.data() + static_cast<size_t>(piece.begin + t) * mlp2.rows + first;
     float bias[8 * 64];
     for (int r = 0; r < rows; ++r) bias[r] = from_bf16(bias_of(mlp2, piece.expert)[first + r]);
-    kernels_->store_columns(out, columns, rows, piece.count, bias, false, to);
+    many.store(out, rows, columns, piece.count, bias, false, to);
   });
 
   // Each token's experts in their order.

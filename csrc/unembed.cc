@@ -73,7 +73,7 @@ void Unembedding::pack(const float* x, State& state) const {
   const int cols = layer_.cols;
   state.x = x;
   state.logits = nullptr;
-  kernels.pack_float(x, cols, state.exact.reserve(cols));
+  kernels.pack_exact(x, cols, state.exact.reserve(cols));
 
   std::vector<double> rest(cols);
   double norm = 0;
@@ -120,7 +120,7 @@ void Unembedding::products(const State* states, int n, int first, int count, flo
   if (!states->screens) {
     for (int i = 0; i < n; ++i) columns[i] = states[i].exact.data();
     const Rows rows = {layer_.weight + static_cast<size_t>(first) * cols, nullptr, count, cols, 0};
-    matmul_->kernels().bf16_float(rows, columns, n, out, stride);
+    matmul_->kernels().bf16_exact(rows, columns, n, out, stride);
     return;
   }
   for (int i = 0; i < n; ++i) {

@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "matmul_common.h"
 
 namespace gpt_oss {
 namespace {
@@ -64,7 +65,7 @@ void pack(const float* const* x, int tile, int cols, void* packed) {
 }
 
 // Two rows of 16 tokens become one of pairs.
-void pack_tokens(const float* x, size_t stride, int first, int count, int tokens, int cols, void* packed) {
+void pack_inner(const float* active, int rows, int first, int tokens, int cols, void* packed) {
   const __m512i interleave = [] {
     alignas(64) uint16_t index[32];
     for (int i = 0; i < 16; ++i) {
@@ -75,9 +76,9 @@ void pack_tokens(const float* x, size_t stride, int first, int count, int tokens
   }();
   for (int t = 0; t < tokens; t += 16) {
     uint16_t* tile = static_cast<uint16_t*>(packed) + static_cast<size_t>(t) * cols;
-    for (int c = 0; c < count; c += 2) {
-      const float* row = x + c * stride + t;
-      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + stride), _mm512_loadu_ps(row));
+    for (int c = 0; c < rows / 2; c += 2) {
+      const float* row = active + static_cast<size_t>(c) * tokens + t;
+      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(row + tokens), _mm512_loadu_ps(row));
       const int column = first + c;
       _mm512_storeu_si512(tile + column / 32 * 512 + column % 32 / 2 * 32, _mm512_permutexvar_epi16(interleave, both));
     }
@@ -185,7 +186,8 @@ inline void multiply_tiles(const uint16_t* panel, const uint16_t* x, const uint1
 }
 
 template <class Source>
-void multiply(const Rows& w, const void* packed, int tokens, float* out, size_t stride, void* scratch) {
+void multiply(const Rows& w, const void* packed, int tokens, float* out, void* scratch) {
+  const size_t stride = tokens;
   const TileScope scope;
   const int steps = w.cols / 32, tiles = (tokens + kTile - 1) / kTile;
   const size_t panel_values = static_cast<size_t>(kPanel) * w.cols;
@@ -224,15 +226,20 @@ void multiply(const Rows& w, const void* packed, int tokens, float* out, size_t 
   }
 }
 
+template <class Source>
+constexpr ManyKernels kernels_of() {
+  return {kPanel, kTile, packed_bytes, scratch_bytes, pack, multiply<Source>, ByRow::swiglu, pack_inner, ByRow::store};
+}
+
 }  // namespace
 
 const ManyKernels& amx_mxfp4() {
-  static constexpr ManyKernels kernels = {kPanel, kTile, packed_bytes, scratch_bytes, pack, pack_tokens, multiply<Mxfp4Source>};
+  static constexpr ManyKernels kernels = kernels_of<Mxfp4Source>();
   return kernels;
 }
 
 const ManyKernels& amx_bf16() {
-  static constexpr ManyKernels kernels = {kPanel, kTile, packed_bytes, scratch_bytes, pack, pack_tokens, multiply<Bf16Source>};
+  static constexpr ManyKernels kernels = kernels_of<Bf16Source>();
   return kernels;
 }
 

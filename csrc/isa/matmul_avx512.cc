@@ -72,7 +72,9 @@ inline __m512 round_bf16(__m512 x) {
   return _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
-void pack_float(const float* x, int cols, float* out) {
+// Blocks of float32: the 16 even values, then the odd ones.
+void pack_exact(const float* x, int cols, void* packed) {
+  auto* out = static_cast<float*>(packed);
   const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
   for (int b = 0; b < cols; b += kBlock) {
@@ -139,7 +141,7 @@ void mxfp4_int8_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, i
 }
 
 template <int N>
-void mxfp4_float_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, int bias, const float* const (&x)[N],
+void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, int bias, const float* const (&x)[N],
                      float (&out)[N]) {
   const __m512 table = _mm512_setr_ps(0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6);
   __m512 sum[N];
@@ -181,7 +183,7 @@ void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const I
 }
 
 template <int N>
-void bf16_float_row(const uint16_t* row, int cols, const float* const (&x)[N], float (&out)[N]) {
+void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], float (&out)[N]) {
   const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
   __m512 sum[N];
 #pragma GCC unroll 8
@@ -225,10 +227,10 @@ void mxfp4_int8(const Rows& w, const void* const* columns, int count, float* out
   });
 }
 
-void mxfp4_float(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+void mxfp4_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
   const size_t blocks = w.cols / kBlock;
   few<float>(w, columns, count, out, stride, [&](auto n, size_t r, const auto& x, auto& result) {
-    mxfp4_float_row<decltype(n)::value>(static_cast<const uint8_t*>(w.blocks) + r * blocks * 16,
+    mxfp4_exact_row<decltype(n)::value>(static_cast<const uint8_t*>(w.blocks) + r * blocks * 16,
                                         static_cast<const uint8_t*>(w.scales) + r * blocks, static_cast<int>(blocks),
                                         w.scale_bias, x, result);
   });
@@ -243,17 +245,17 @@ void int8_int8(const Rows& w, const void* const* columns, int count, float* out,
   });
 }
 
-void bf16_float(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+void bf16_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
   few<float>(w, columns, count, out, stride, [&](auto n, size_t r, const auto& x, auto& result) {
-    bf16_float_row<decltype(n)::value>(static_cast<const uint16_t*>(w.blocks) + r * w.cols, w.cols, x, result);
+    bf16_exact_row<decltype(n)::value>(static_cast<const uint16_t*>(w.blocks) + r * w.cols, w.cols, x, result);
   });
 }
 
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  static constexpr Kernels kernels = {Isa::avx512,   pack_int8,   pack_float,    mxfp4_int8, mxfp4_float, int8_int8, bf16_float,
-                                      swiglu_row, swiglu_tile, store_columns, nullptr,    nullptr,     nullptr,   nullptr};
+  static constexpr Kernels kernels = {Isa::avx512, pack_int8,  pack_exact, mxfp4_int8, mxfp4_exact, int8_int8,
+                                      bf16_exact, swiglu_row, nullptr,    nullptr,    nullptr,     nullptr};
   return kernels;
 }
 

@@ -42,32 +42,52 @@ inline void swiglu_row(const float* in, const uint16_t* bias, int count, float l
   }
 }
 
-// Many tokens, token by token along a row: in [2 * count][stride], out [count][stride].
-inline void swiglu_tile(const float* in, const uint16_t* bias, int count, int tokens, size_t stride, float limit, float* out) {
-  for (int i = 0; i < count; ++i) {
-    const float gate_bias = from_bf16(bias[2 * i]), linear_bias = from_bf16(bias[2 * i + 1]);
-    const float *gate = in + 2 * i * stride, *linear = gate + stride;
-    float* to = out + i * stride;
-    for (int t = 0; t < tokens; ++t) to[t] = swiglu(gate[t] + gate_bias, linear[t] + linear_bias, limit);
+// What follows a product of many tokens (ManyKernels), where it lies as [rows][tokens].
+struct ByRow {
+  static void swiglu(const float* product, const uint16_t* bias, int rows, int tokens, float limit, float* out) {
+    for (int i = 0; i < rows / 2; ++i) {
+      const float gate_bias = from_bf16(bias[2 * i]), linear_bias = from_bf16(bias[2 * i + 1]);
+      const float *gate = product + static_cast<size_t>(2 * i) * tokens, *linear = gate + tokens;
+      float* to = out + static_cast<size_t>(i) * tokens;
+      for (int t = 0; t < tokens; ++t) to[t] = gpt_oss::swiglu(gate[t] + gate_bias, linear[t] + linear_bias, limit);
+    }
   }
-}
 
-// y[t][r] = (add ? y[t][r] : 0) + in[r][t] + bias[r], for rows [0, rows) of `in` and the y that rows `y` point to.
-inline void store_columns(const float* in, size_t stride, int rows, int tokens, const float* bias, bool add,
-                          float* const* y) {
-  constexpr int kSide = 16;
-  for (int t0 = 0; t0 < tokens; t0 += kSide) {
-    const int t1 = std::min(tokens, t0 + kSide);
-    for (int r0 = 0; r0 < rows; r0 += kSide) {
-      const int count = std::min(kSide, rows - r0);
-      for (int t = t0; t < t1; ++t) {
-        const float* from = in + r0 * stride + t;
-        float* to = y[t] + r0;
-        for (int r = 0; r < count; ++r) to[r] = (add ? to[r] : 0.0f) + from[r * stride] + (bias ? bias[r0 + r] : 0.0f);
+  static void store(const float* product, int rows, int tokens, int count, const float* bias, bool add, float* const* y) {
+    constexpr int kSide = 16;
+    for (int t0 = 0; t0 < count; t0 += kSide) {
+      const int t1 = std::min(count, t0 + kSide);
+      for (int r0 = 0; r0 < rows; r0 += kSide) {
+        const int n = std::min(kSide, rows - r0);
+        for (int t = t0; t < t1; ++t) {
+          const float* from = product + static_cast<size_t>(r0) * tokens + t;
+          float* to = y[t] + r0;
+          for (int r = 0; r < n; ++r) to[r] = (add ? to[r] : 0.0f) + from[r * tokens] + (bias ? bias[r0 + r] : 0.0f);
+        }
       }
     }
   }
-}
+};
+
+// The same where it lies as [tokens][rows padded to whole panels], and what swiglu leaves as half of that.
+template <int kPanel>
+struct ByToken {
+  static size_t stride(int rows) { return static_cast<size_t>((rows + kPanel - 1) / kPanel * kPanel); }
+
+  static void swiglu(const float* product, const uint16_t* bias, int rows, int tokens, float limit, float* out) {
+    for (int t = 0; t < tokens; ++t) {
+      swiglu_row(product + t * stride(rows), bias, rows / 2, limit, out + t * stride(rows) / 2);
+    }
+  }
+
+  static void store(const float* product, int rows, int, int count, const float* bias, bool add, float* const* y) {
+    for (int t = 0; t < count; ++t) {
+      const float* from = product + t * stride(rows);
+      float* to = y[t];
+      for (int r = 0; r < rows; ++r) to[r] = (add ? to[r] : 0.0f) + from[r] + (bias ? bias[r] : 0.0f);
+    }
+  }
+};
 
 }  // namespace
 }  // namespace gpt_oss

@@ -34,7 +34,9 @@ void pack_int8(const float* x, int cols, int offset, Int8Group* out) {
   }
 }
 
-void pack_float(const float* x, int cols, float* out) {
+// Blocks of float32: the 16 even values, then the odd ones.
+void pack_exact(const float* x, int cols, void* packed) {
+  auto* out = static_cast<float*>(packed);
   for (int b = 0; b < cols; b += kBlock) {
     for (int i = 0; i < kBlock; ++i) out[b + i % 2 * 16 + i / 2] = from_bf16(to_bf16(x[b + i]));
   }
@@ -62,7 +64,7 @@ void mxfp4_int8(const Rows& w, const void* const* columns, int count, float* out
   }
 }
 
-void mxfp4_float(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+void mxfp4_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
   const int blocks = w.cols / kBlock;
   for (int r = 0; r < w.rows; ++r) {
     const uint8_t* nibbles = static_cast<const uint8_t*>(w.blocks) + static_cast<size_t>(r) * blocks * 16;
@@ -106,7 +108,7 @@ void int8_int8(const Rows& w, const void* const* columns, int count, float* out,
   }
 }
 
-void bf16_float(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+void bf16_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
   for (int r = 0; r < w.rows; ++r) {
     const uint16_t* row = static_cast<const uint16_t*>(w.blocks) + static_cast<size_t>(r) * w.cols;
     for (int c = 0; c < count; ++c) {
@@ -121,8 +123,8 @@ void bf16_float(const Rows& w, const void* const* columns, int count, float* out
 }  // namespace
 
 const Kernels& plain_kernels() {
-  static constexpr Kernels kernels = {Isa::plain,   pack_int8,   pack_float,    mxfp4_int8, mxfp4_float, int8_int8, bf16_float,
-                                      swiglu_row, swiglu_tile, store_columns, nullptr,    nullptr,     nullptr,   nullptr};
+  static constexpr Kernels kernels = {Isa::plain, pack_int8,  pack_exact, mxfp4_int8, mxfp4_exact, int8_int8,
+                                      bf16_exact, swiglu_row, nullptr,    nullptr,    nullptr,     nullptr};
   return kernels;
 }
 
