@@ -1,9 +1,9 @@
 """From token ids to messages, whatever the ids: a small state machine that no output of a model can break.
 
-It never raises, loses no byte of text, and does not depend on how the stream is cut. Every token that is pushed belongs
-to exactly one message's `tokens`. Structure (`<|start|>`, `<|channel|>`, …) never appears in content; ids that are no
-token of the vocabulary appear by name. Where a stream is well-formed the result is openai-harmony's; where it is not,
-`repairs` says what was read how.
+It never raises, loses no byte of text, takes time in proportion to the tokens, and does not depend on how the stream is
+cut. Every token that is pushed belongs to exactly one message's `tokens`. Structure (`<|start|>`, `<|channel|>`, …) never
+appears in content; ids that are no token of the vocabulary appear by name. Where a stream is well-formed the result is
+openai-harmony's; where it is not, `repairs` says what was read how.
 
     between messages ──<|start|>──► header ──<|message|>──► content ──<|end|> <|return|> <|call|>──► between messages
 """
@@ -65,10 +65,14 @@ class Parser:
 
     role: whose message has already been opened by the prompt (`<|start|>assistant`, as for every completion), or None
     where the stream holds whole messages from the beginning. Tokens that the prompt put behind it are pushed first.
+
+    An event's message is the message as it ended. End tokens that stray behind it belong to it as well: `messages`
+    has them, and their repairs, at the end of its `tokens`; header, content and ended_by never change.
     """
 
     def __init__(self, role: str | None = "assistant") -> None:
-        self.messages: list[ParsedMessage] = []
+        self._messages: list[ParsedMessage] = []
+        self._strays: list[int] = []  # end tokens behind the last of them
         self._text = text_tokens()
         self._tokens: list[int] = []  # of the current message
         self._repairs: list[str] = []
@@ -80,6 +84,12 @@ class Parser:
         self._state = _State.BETWEEN
         if role is not None:
             self._open_header(role)
+
+    @property
+    def messages(self) -> list[ParsedMessage]:
+        """The messages that have ended so far; their spans put together are the stream up to the one under way."""
+        self._take_strays()
+        return list(self._messages)
 
     @property
     def repairs(self) -> list[str]:
@@ -114,10 +124,9 @@ class Parser:
             self._tokens.append(token)
             return []
         if token in END_TOKENS:
-            note = f"{special_name(token)} outside of a message"
-            if self.messages:
-                last = self.messages[-1]
-                self.messages[-1] = replace(last, tokens=(*last.tokens, token), repairs=(*last.repairs, note))
+            note = _stray_note(token)
+            if self._messages:
+                self._strays.append(token)
                 return [Repaired(note)]
             self._tokens.append(token)
             return self._repair(note)
@@ -129,6 +138,14 @@ class Parser:
             *self._start(Header("assistant")),
             *self._push_content(token),
         ]
+
+    def _take_strays(self) -> None:
+        """Gives the last message the end tokens behind it: all at once, for there may be very many."""
+        if self._strays:
+            last = self._messages[-1]
+            repairs = (*last.repairs, *map(_stray_note, self._strays))
+            self._messages[-1] = replace(last, tokens=(*last.tokens, *self._strays), repairs=repairs)
+            self._strays = []
 
     # Header
 
@@ -241,7 +258,8 @@ class Parser:
         message = ParsedMessage(
             self._header, "".join(self._content), tuple(self._tokens), ended_by, tuple(self._repairs)
         )
-        self.messages.append(message)
+        self._take_strays()
+        self._messages.append(message)
         self._tokens, self._repairs, self._content = [], [], []
         self._decoder.reset()
         self._state = _State.BETWEEN
@@ -250,6 +268,10 @@ class Parser:
     def _repair(self, note: str) -> list[Event]:
         self._repairs.append(note)
         return [Repaired(note)]
+
+
+def _stray_note(token: int) -> str:
+    return f"{special_name(token)} outside of a message"
 
 
 def _read_header(sections: list[tuple[int, str]], role: str | None) -> tuple[Header, str, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpt_oss import vocabulary
-from gpt_oss.harmony.events import Event, Header, MessageDone, MessageStarted, ParsedMessage, TextDelta
-from gpt_oss.harmony.parser import STRUCTURE, Parser, parse
+from gpt_oss.harmony.events import Event, Header, MessageDone, MessageStarted, Repaired, TextDelta
+from gpt_oss.harmony.parser import END_TOKENS, STRUCTURE, Parser, parse
 from gpt_oss.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, encode_with_special
 
 A = Header("assistant")
@@ -258,6 +260,28 @@ def test_what_counts_as_a_call(header: Header, is_call: bool) -> None:
     assert header.is_call is is_call
 
 
+@pytest.mark.timeout(60)  # copying the message for each of them would take far longer
+def test_hundreds_of_thousands_of_stray_end_tokens_are_read_like_a_few() -> None:
+    strays = [END, RETURN, CALL] * 100_000
+    for before in ([], encode_with_special("<|channel|>final<|message|>x<|end|>")):
+        parser = parse([*before, *strays])
+        [message] = parser.messages
+        assert message.tokens == (*before, *strays)
+        assert len(parser.repairs) >= len(strays) - 1
+        assert message.content == ("x" if before else "")
+
+
+def test_an_events_message_is_as_it_ended_and_later_strays_are_its_own() -> None:
+    parser = Parser()
+    events = parser.push_all(encode_with_special("<|channel|>final<|message|>x<|return|><|end|><|call|>"))
+    [done] = [event.message for event in events if isinstance(event, MessageDone)]
+    [message] = parser.messages
+    assert done.tokens[-1] == done.ended_by == message.ended_by == RETURN
+    assert message.tokens == (*done.tokens, END, CALL)
+    assert message.repairs == ("<|end|> outside of a message", "<|call|> outside of a message")
+    assert [event.note for event in events if isinstance(event, Repaired)] == parser.repairs == list(message.repairs)
+
+
 def check(tokens: list[int], role: str | None) -> None:
     parser = Parser(role)
     events: list[Event] = []
@@ -276,8 +300,15 @@ def check(tokens: list[int], role: str | None) -> None:
             case MessageDone():
                 assert event.message.content == text
                 done.append(event.message)
-    assert [(m.header, m.content) for m in done] == [(m.header, m.content) for m in parser.messages]
-    assert all(isinstance(message, ParsedMessage) for message in done)
+    # An event's message is what `messages` has, but for the end tokens that stray behind it.
+    assert len(done) == len(parser.messages)
+    for ended, message in zip(done, parser.messages, strict=True):
+        tokens_behind = message.tokens[len(ended.tokens) :]
+        assert END_TOKENS.issuperset(tokens_behind)
+        repairs = (*ended.repairs, *message.repairs[len(ended.repairs) :])
+        assert replace(ended, tokens=(*ended.tokens, *tokens_behind), repairs=repairs) == message
+        assert len(repairs) == len(ended.repairs) + len(tokens_behind)
+    assert Counter(e.note for e in events if isinstance(e, Repaired)) == Counter(parser.repairs)
     # No text is lost: every word is content, a field of a header, or named in a repair.
     kept = "".join(f"{m.content}|{m.header}|{m.repairs}" for m in parser.messages)
     for message in parser.messages:
