@@ -1,9 +1,9 @@
 """From token ids to messages, whatever the ids: a small state machine that no output of a model can break.
 
 It never raises, loses no byte of text, takes time in proportion to the tokens, and does not depend on how the stream is
-cut. Every token that is pushed belongs to exactly one message's `tokens`. Structure (`<|start|>`, `<|channel|>`, …) never
-appears in content; ids that are no token of the vocabulary appear by name. Where a stream is well-formed the result is
-openai-harmony's; where it is not, `repairs` says what was read how.
+cut. Every token that is pushed belongs to exactly one message's `tokens`. Structure (`<|start|>`, `<|channel|>`, …)
+never appears in content; ids that are no token of the vocabulary appear by name. Where a stream is well-formed the
+result is openai-harmony's; where it is not, `repairs` says what was read how.
 
     between messages ──<|start|>──► header ──<|message|>──► content ──<|end|> <|return|> <|call|>──► between messages
 """
@@ -41,15 +41,15 @@ STRUCTURE = frozenset({START, MESSAGE, CHANNEL, CONSTRAIN}) | END_TOKENS
 # A header of more text than this is no header: the model forgot <|message|>, and what follows is content.
 LONGEST_HEADER_TOKENS = 48
 
-_RECIPIENT = re.compile(r"(?:^|\s)to=(\S*)")
+_RECIPIENT = re.compile(r"(?:^|\s)to=(?:(\s+)(?!to=)(?=\S))?(\S*)")
 _GLUED = re.compile(rf"^({'|'.join(CHANNELS)})to=", re.ASCII)
 
 
 # What must stand at the beginning of a section, by its marker; None: behind a role that the prompt gave.
 _LEADS: dict[int | None, re.Pattern[str]] = {
-    None: re.compile(r"(\s+to=\S+)?"),
-    START: re.compile(r"\s*\S+(\s+to=\S+)?"),
-    CHANNEL: re.compile(r"\s*\S+(\s+to=\S+)?"),
+    None: re.compile(r"(\s+to=\s*\S+)?"),
+    START: re.compile(r"\s*\S+(\s+to=\s*\S+)?"),
+    CHANNEL: re.compile(r"\s*\S+(\s+to=\s*\S+)?"),
     CONSTRAIN: re.compile(r"\s*\S+"),
 }
 
@@ -291,10 +291,12 @@ def _read_header(sections: list[tuple[int, str]], role: str | None) -> tuple[Hea
         text, glued = _GLUED.subn(r"\1 to=", text.strip())
         if glued:
             notes.append("a recipient glued to a channel")
-        for found in _RECIPIENT.findall(text):
+        for space, found in _RECIPIENT.findall(text):
             if not found:
                 notes.append("a recipient without a name")
-            elif recipient not in (None, found):
+            elif space:
+                notes.append(f"a space before the recipient {found!r}")
+            if found and recipient not in (None, found):
                 notes.append(f"two recipients in a header: {recipient!r}, then {found!r}")
             recipient = found or recipient
         words = _RECIPIENT.sub(" ", text).split()
@@ -313,6 +315,8 @@ def _read_header(sections: list[tuple[int, str]], role: str | None) -> tuple[Hea
             if content_type is not None:
                 stray.append(content_type)
             content_type = "<|constrain|>" + words.pop(0)
+        elif marker == CONSTRAIN:
+            notes.append("<|constrain|> without a content type")
         if marker == START and words and words[0] in CHANNELS and channel is None:
             channel = words.pop(0)
             notes.append("a channel without <|channel|>")

@@ -197,6 +197,26 @@ BROKEN = [
         "<|channel|>commentaryto=functions.f<|message|>{}<|call|>",
         [(Header("assistant", channel="commentary", recipient="functions.f"), "{}")],
     ),
+    (
+        "a space behind to=",
+        "<|channel|>commentary to= functions.f <|constrain|>json<|message|>{}<|call|>",
+        [(Header("assistant", None, "commentary", "functions.f", "<|constrain|>json"), "{}")],
+    ),
+    (
+        "a space behind to= and no <|message|>",
+        "<|channel|>commentary to= functions.f {}<|call|>",
+        [(Header("assistant", channel="commentary", recipient="functions.f"), " {}")],
+    ),
+    (
+        "no content type behind constrain",
+        "<|channel|>commentary to=functions.f <|constrain|><|message|>{}<|call|>",
+        [(Header("assistant", channel="commentary", recipient="functions.f"), "{}")],
+    ),
+    (
+        "no recipient behind to=",
+        "<|channel|>commentary to=<|message|>x",
+        [(Header("assistant", None, "commentary"), "x")],
+    ),
     ("an unknown channel", "<|channel|>thoughts<|message|>x", [(Header("assistant", channel="thoughts"), "x")]),
     ("no channel value", "<|channel|><|message|>x", [(A, "x")]),
     ("no channel at all", "<|message|>x<|return|>", [(A, "x")]),
