@@ -217,6 +217,11 @@ BROKEN = [
         "<|channel|>commentary to=<|message|>x",
         [(Header("assistant", None, "commentary"), "x")],
     ),
+    (
+        "to= twice",
+        "<|channel|>commentary to= to=functions.f<|message|>{}<|call|>",
+        [(Header("assistant", channel="commentary", recipient="functions.f"), "{}")],
+    ),
     ("an unknown channel", "<|channel|>thoughts<|message|>x", [(Header("assistant", channel="thoughts"), "x")]),
     ("no channel value", "<|channel|><|message|>x", [(A, "x")]),
     ("no channel at all", "<|message|>x<|return|>", [(A, "x")]),
