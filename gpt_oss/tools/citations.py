@@ -1,4 +1,4 @@
-"""Citations in an answer, `【3†L9-L11】`, found as the text streams: what may still become one is held back until whole.
+"""Citations in an answer, `【3†L9-L11】`, found as the text streams; what may become one is held back until whole.
 
 The mark is what the models were trained to write (shared by every page-reading tool): a cursor, `†`, a line or a range
 of lines. A mark that is never closed, or whose cursor is unknown, is ordinary text and loses nothing.

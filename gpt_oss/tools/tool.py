@@ -1,7 +1,7 @@
 """What a tool is: a recipient that the model may address, and answers that it can read.
 
-A tool knows nothing of models, prompts or turns. What it cannot do becomes an answer that says so: an exception out of
-`process` is a defect of the tool, and `turn.run_turn` makes an answer of that as well.
+A tool knows nothing of models, prompts or turns. What it cannot do becomes an answer that begins with `Error` and says
+why: an exception out of `process` is a defect of the tool, and the turn makes an answer of that as well.
 """
 
 from __future__ import annotations
