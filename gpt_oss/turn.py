@@ -232,7 +232,7 @@ class Turn:
             self._count(reasoning=len(message.tokens))
         if cut and (message.header.is_call or message.header.channel == "analysis"):
             return
-        if cut and not message.content:
+        if message.ended_by is None and not message.content:
             return
         self.messages.append(message)
         if message.header.is_call:
