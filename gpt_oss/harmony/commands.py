@@ -33,17 +33,14 @@ def render_command(text: str) -> dict[str, Any]:
     request = _json(text, 'a list of messages, or {"messages": […], "tools": […]}')
     if isinstance(request, list):
         request = {"messages": request}
-    if not isinstance(request, dict) or not isinstance(request.get("messages"), list):
+    if not isinstance(request, dict) or "messages" not in request:
         raise HarmonyError('expected a list of messages, or an object with "messages"')
     unknown = sorted(set(request) - set(_FIELDS))
     if unknown:
         raise HarmonyError(f"unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}")
-    tools = request.get("tools") or []
-    if not isinstance(tools, list):
-        raise HarmonyError('"tools" must be a list')
     prompt = from_chat(
         request["messages"],
-        tools=tools,
+        tools=request.get("tools"),
         reasoning_effort=request.get("reasoning_effort"),
         response_format=request.get("response_format"),
         current_date=request.get("current_date"),
@@ -85,3 +82,5 @@ def _json(text: str, wanted: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise HarmonyError(f"standard input is not JSON ({error}); expected {wanted}") from None
+    except RecursionError:
+        raise HarmonyError(f"standard input is nested too deep; expected {wanted}") from None

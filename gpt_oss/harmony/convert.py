@@ -24,7 +24,9 @@ from openai_harmony import (
 
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.events import Header, ParsedMessage
+from gpt_oss.harmony.json_types import LIST, OBJECT, STRING, kind_of, needed, not_too_deep, optional, shown, wanted
 from gpt_oss.harmony.render import CONSTRAIN_MARK, AnyMessage, Conversation, ResponseFormat
+from gpt_oss.harmony.schema import check_schema
 
 Json = Mapping[str, Any]
 EFFORTS = {effort.value.lower(): effort for effort in ReasoningEffort}
@@ -78,11 +80,11 @@ def system_message(reasoning_effort: str | None = None, current_date: str | None
     """Raises HarmonyError for an effort that is none of low, medium and high."""
     content = SystemContent.new()
     if reasoning_effort is not None:
-        if reasoning_effort not in EFFORTS:
-            raise HarmonyError(f"reasoning effort is one of {', '.join(EFFORTS)}, not {reasoning_effort!r}")
+        if not isinstance(reasoning_effort, str) or reasoning_effort not in EFFORTS:
+            raise HarmonyError(f"reasoning_effort must be one of {', '.join(EFFORTS)}, not {shown(reasoning_effort)}")
         content = content.with_reasoning_effort(EFFORTS[reasoning_effort])
     if current_date is not None:
-        content = content.with_conversation_start_date(current_date)
+        content = content.with_conversation_start_date(wanted(current_date, STRING, "current_date"))
     return Message.from_role_and_content(Role.SYSTEM, content)
 
 
@@ -98,73 +100,98 @@ def developer_message(instructions: str, functions: Sequence[ToolDescription]) -
 def from_chat(
     messages: Sequence[Json],
     *,
-    tools: Sequence[Json] = (),
+    tools: Sequence[Json] | None = (),
     reasoning_effort: str | None = None,
     response_format: Json | None = None,
     current_date: str | None = None,
 ) -> Prompt:
     """Chat Completions messages and tools as a conversation. Raises HarmonyError, naming message and field."""
-    functions = [_function(tool, f"tools[{i}]") for i, tool in enumerate(tools)]
-    aliases = Aliases.of(function["name"] for function in functions)
+    not_too_deep(messages, "messages")
+    entries = [(f"messages[{i}]", wanted(m, OBJECT, f"messages[{i}]")) for i, m in _items(messages, "messages")]
+    return _prompt(entries, tools, reasoning_effort, _formats(response_format, "response_format"), current_date)
+
+
+def _prompt(
+    entries: Sequence[tuple[str, Json]],
+    tools: Sequence[Json] | None,
+    reasoning_effort: str | None,
+    formats: Sequence[ResponseFormat],
+    current_date: str | None,
+) -> Prompt:
+    """A conversation of Chat Completions messages, each with the name that it goes by in an error."""
+    functions = [_function(tool, f"tools[{i}]") for i, tool in _items([] if tools is None else tools, "tools")]
+    aliases = Aliases.of(function.name for function in functions)
     instructions: list[str] = []
     body: list[AnyMessage] = []
     calls: dict[str, str] = {}  # call id: recipient
-    answers = {str(m["tool_call_id"]): m for m in messages if _is(m, "tool") and "tool_call_id" in m}
+    answers = {_call_id(m, where): (m, where) for where, m in entries if m.get("role") == "tool"}
     placed: set[str] = set()
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        role = message.get("role") if isinstance(message, Mapping) else None
-        match role:
+    for where, message in entries:
+        match message.get("role"):
             case "system" | "developer":
                 instructions.append(_text(message, where))
             case "user":
-                body.append(_said(Role.USER, _text(message, where), name=message.get("name")))
+                body.append(_said(Role.USER, _text(message, where), name=optional(message, "name", STRING, where)))
             case "assistant":
                 body += _from_assistant(message, where, aliases, calls, answers, placed)
             case "tool" | "function":
-                call_id = str(message.get("tool_call_id", ""))
+                call_id = _call_id(message, where)
                 if call_id in placed:
                     continue
-                name = calls.get(call_id) or f"functions.{aliases.in_prompt(str(message.get('name') or 'unknown'))}"
-                body.append(_answer(name, _text(message, where)))
-            case _:
-                raise HarmonyError(f"{where}: role must be system, developer, user, assistant or tool, not {role!r}")
-    descriptions = [_description(function, aliases) for function in functions]
+                name = optional(message, "name", STRING, where) or "unknown"
+                recipient = calls.get(call_id) or f"functions.{aliases.in_prompt(name)}"
+                body.append(_answer(recipient, _text(message, where)))
+            case role:
+                raise HarmonyError(
+                    f"{where}.role must be system, developer, user, assistant or tool, not {shown(role)}"
+                )
+    descriptions = [function.model_copy(update={"name": aliases.in_prompt(function.name)}) for function in functions]
     developer = developer_message("\n\n".join(instructions), descriptions)
     head = [system_message(reasoning_effort, current_date), *([developer] if developer else [])]
-    return Prompt(Conversation([*head, *body], _formats(response_format)), aliases)
+    return Prompt(Conversation([*head, *body], formats), aliases)
 
 
-def _is(message: Any, role: str) -> bool:
-    return isinstance(message, Mapping) and message.get("role") == role
+def _call_id(message: Json, where: str) -> str:
+    return optional(message, "tool_call_id", STRING, where) or ""
 
 
 def _from_assistant(
-    message: Json, where: str, aliases: Aliases, calls: dict[str, str], answers: Json, placed: set[str]
+    message: Json,
+    where: str,
+    aliases: Aliases,
+    calls: dict[str, str],
+    answers: Mapping[str, tuple[Json, str]],
+    placed: set[str],
 ) -> list[AnyMessage]:
     """Thought, preamble or answer, then each call with its result: calls come one a turn in Harmony."""
     body: list[AnyMessage] = []
-    thought = next((message[key] for key in ("reasoning", "reasoning_content", "thinking") if message.get(key)), None)
+    thoughts = [optional(message, key, STRING, where) for key in ("reasoning", "reasoning_content", "thinking")]
+    thought = next(filter(None, thoughts), None)
     if thought:
-        body.append(_said(Role.ASSISTANT, str(thought), channel="analysis"))
-    tool_calls = message.get("tool_calls") or []
-    text = _text(message, where) if message.get("content") else ""
+        body.append(_said(Role.ASSISTANT, thought, channel="analysis"))
+    tool_calls = optional(message, "tool_calls", LIST, where) or []
+    text = _text(message, where)
     if text or not (tool_calls or thought):
         body.append(_said(Role.ASSISTANT, text, channel="commentary" if tool_calls else "final"))
     for number, call in enumerate(tool_calls):
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise HarmonyError(f"{where}.tool_calls[{number}]: needs a function with a name and arguments")
-        recipient = f"functions.{aliases.in_prompt(function['name'])}"
-        arguments = function.get("arguments", "{}")
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        body.append(_called(recipient, text))
-        call_id = str(call.get("id", ""))
+        here = f"{where}.tool_calls[{number}]"
+        function = needed(wanted(call, OBJECT, here), "function", OBJECT, here)
+        recipient = f"functions.{aliases.in_prompt(needed(function, 'name', STRING, f'{here}.function'))}"
+        body.append(_called(recipient, _arguments(function)))
+        call_id = optional(call, "id", STRING, here) or ""
         calls[call_id] = recipient
         if call_id in answers:
-            body.append(_answer(recipient, _text(answers[call_id], f"the answer to {call_id}")))
+            body.append(_answer(recipient, _text(*answers[call_id])))
             placed.add(call_id)
     return body
+
+
+def _arguments(call: Json) -> str:
+    """A call's arguments, which some clients send as the object that they mean."""
+    arguments = call.get("arguments")
+    if arguments is None:
+        return "{}"
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def to_chat(messages: Sequence[AnyMessage], aliases: Aliases = Aliases()) -> list[dict[str, Any]]:
@@ -205,42 +232,57 @@ def from_responses(
     items: str | Sequence[Json],
     *,
     instructions: str | None = None,
-    tools: Sequence[Json] = (),
+    tools: Sequence[Json] | None = (),
     reasoning_effort: str | None = None,
     text_format: Json | None = None,
     current_date: str | None = None,
 ) -> Prompt:
-    """Responses input items as a conversation: messages, reasoning, function calls and their outputs."""
+    """Responses input items as a conversation: messages, reasoning, function calls and their outputs.
+
+    text_format: the request's `text.format`. Raises HarmonyError, naming item and field.
+    """
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
-    chat: list[dict[str, Any]] = [{"role": "developer", "content": instructions}] if instructions else []
-    for index, item in enumerate(items):
+    not_too_deep(items, "input")
+    chat: list[tuple[str, Json]] = []
+    if instructions is not None and wanted(instructions, STRING, "instructions"):
+        chat.append(("instructions", {"role": "developer", "content": instructions}))
+    for index, item in _items(items, "input"):
         where = f"input[{index}]"
-        match item.get("type", "message"):
-            case "message":
-                chat.append({"role": item.get("role"), "content": item.get("content"), "_item": True})
-            case "reasoning":
-                parts = item.get("content") or item.get("summary") or []
-                chat.append({"role": "assistant", "reasoning": "".join(str(p.get("text", "")) for p in parts)})
-            case "function_call":
-                function = {"name": item.get("name"), "arguments": item.get("arguments", "{}")}
-                call = {"id": item.get("call_id"), "function": function}
-                chat.append({"role": "assistant", "content": None, "tool_calls": [call]})
-            case "function_call_output":
-                output = item.get("output", "")
-                text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-                chat.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
-            case other:
-                raise HarmonyError(f"{where}: items of type {other!r} have no place in a Harmony conversation")
-    wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
-    format_ = {"type": "json_schema", "json_schema": text_format} if text_format else None
-    return from_chat(
-        chat,
-        tools=wrapped,
-        reasoning_effort=reasoning_effort,
-        response_format=format_,
-        current_date=current_date,
-    )
+        message = _from_item(wanted(item, OBJECT, where), where)
+        if message is not None:
+            chat.append((where, message))
+    formats = _formats(text_format, "text.format")
+    return _prompt(chat, tools, reasoning_effort, formats, current_date)
+
+
+def _from_item(item: Json, where: str) -> Json | None:
+    """One Responses item as the Chat Completions message that says the same; None where it says nothing."""
+    match item.get("type", "message"):
+        case "message":
+            return {"role": item.get("role"), "content": item.get("content")}
+        case "reasoning":
+            text = _reasoning(item, where)
+            return {"role": "assistant", "reasoning": text} if text else None
+        case "function_call":
+            function = {"name": needed(item, "name", STRING, where), "arguments": item.get("arguments")}
+            call = {"id": optional(item, "call_id", STRING, where), "function": function}
+            return {"role": "assistant", "content": None, "tool_calls": [call]}
+        case "function_call_output":
+            output = item.get("output")
+            content = json.dumps(output, ensure_ascii=False) if isinstance(output, Mapping) else output
+            return {"role": "tool", "tool_call_id": optional(item, "call_id", STRING, where), "content": content}
+        case other:
+            raise HarmonyError(f"{where}: items of type {shown(other)} have no place in a Harmony conversation")
+
+
+def _reasoning(item: Json, where: str) -> str:
+    key = "content" if item.get("content") else "summary"
+    texts = []
+    for number, part in enumerate(optional(item, key, LIST, where) or []):
+        here = f"{where}.{key}[{number}]"
+        texts.append(needed(wanted(part, OBJECT, here), "text", STRING, here))
+    return "".join(texts)
 
 
 def to_responses(messages: Sequence[AnyMessage], aliases: Aliases = Aliases()) -> list[dict[str, Any]]:
@@ -294,15 +336,17 @@ def _answer(name: str, text: str) -> Message:
     return _said(Role.TOOL, text, channel="commentary", name=name).with_recipient("assistant")
 
 
+def _items(value: Sequence[Any], where: str) -> enumerate[Any]:
+    return enumerate(wanted(value, LIST, where))
+
+
 def _text(message: Json, where: str) -> str:
     """Content as a string or as a list of text parts."""
     content = message.get("content")
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise HarmonyError(f"{where}.content must be a string or a list of text parts")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not LIST.holds(content):
+        raise HarmonyError(f"{where}.content must be a string or a list of text parts, not {kind_of(content)}")
     texts = []
     for number, part in enumerate(content):
         if isinstance(part, str):
@@ -310,30 +354,41 @@ def _text(message: Json, where: str) -> str:
         elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            kind = shown(part["type"]) if isinstance(part, Mapping) and "type" in part else kind_of(part)
             raise HarmonyError(f"{where}.content[{number}]: gpt-oss reads text, not {kind}")
     return "".join(texts)
 
 
-def _function(tool: Json, where: str) -> Json:
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise HarmonyError(f"{where}: a tool needs a function with a name")
-    return function
+def _function(tool: Any, where: str) -> ToolDescription:
+    """A tool as Chat Completions declares it (inside `function`) or as Responses does (flat)."""
+    function = wanted(tool, OBJECT, where)
+    if "function" in function:
+        function, where = needed(function, "function", OBJECT, where), f"{where}.function"
+    name = needed(function, "name", STRING, where)
+    description = optional(function, "description", STRING, where) or ""
+    parameters = optional(function, "parameters", OBJECT, where)
+    if parameters:
+        check_schema(parameters, f"{where}.parameters")
+    return ToolDescription(name=name, description=description, parameters=dict(parameters) if parameters else None)
 
 
-def _description(function: Json, aliases: Aliases) -> ToolDescription:
-    parameters = function.get("parameters")
-    name = aliases.in_prompt(function["name"])
-    return ToolDescription.new(name, function.get("description") or "", parameters=parameters or None)
-
-
-def _formats(response_format: Json | None) -> list[ResponseFormat]:
-    if response_format is None or response_format.get("type") == "text":
+def _formats(response_format: Json | None, where: str) -> list[ResponseFormat]:
+    """A schema stands inside `json_schema` in Chat Completions, flat in Responses."""
+    if response_format is None:
         return []
-    if response_format.get("type") == "json_object":
-        return [ResponseFormat("json_object", {"type": "object"}, "Any JSON object.")]
-    schema = response_format.get("json_schema")
-    if not isinstance(schema, Mapping) or not isinstance(schema.get("schema"), Mapping):
-        raise HarmonyError("response_format needs a json_schema with a name and a schema")
-    return [ResponseFormat(str(schema.get("name", "response")), schema["schema"], schema.get("description"))]
+    kind = wanted(response_format, OBJECT, where).get("type", "json_schema")
+    match kind:
+        case "text":
+            return []
+        case "json_object":
+            return [ResponseFormat("json_object", {"type": "object"}, "Any JSON object.")]
+        case "json_schema":
+            if "json_schema" in response_format:
+                response_format = needed(response_format, "json_schema", OBJECT, where)
+                where += ".json_schema"
+            schema = needed(response_format, "schema", OBJECT, where)
+            check_schema(schema, f"{where}.schema")
+            name = optional(response_format, "name", STRING, where) or "response"
+            return [ResponseFormat(name, schema, optional(response_format, "description", STRING, where))]
+        case _:
+            raise HarmonyError(f"{where}.type must be text, json_object or json_schema, not {shown(kind)}")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt_oss.harmony.json_types import BOOLEAN, LIST, OBJECT, STRING, not_too_deep, optional, wanted
+
 Schema = Mapping[str, Any]
 
 
@@ -24,7 +26,12 @@ class _Scope:
 
 
 def function_type(name: str, description: str, parameters: Schema | None) -> str:
-    """`// description` and `type name = (_: {…}) => any;`, ready to stand in a namespace."""
+    """`// description` and `type name = (_: {…}) => any;`, ready to stand in a namespace.
+
+    Raises HarmonyError for parameters that are no JSON schema, see `check_schema`.
+    """
+    if parameters is not None:
+        check_schema(parameters, f"{name}.parameters")
     lines = comment(description)
     if parameters is None:
         return "\n".join([*lines, f"type {name} = () => any;"])
@@ -37,6 +44,51 @@ def function_type(name: str, description: str, parameters: Schema | None) -> str
         scope.open = [rest[0]]
         named.append(f"type {scope.recursive[rest[0]]} = {_type(_lookup(parameters, rest[0]), '', scope)};")
     return "\n".join([*named, *lines, f"type {name} = (_: {body}) => any;"])
+
+
+_KEYWORDS = {
+    "$ref": STRING,
+    "title": STRING,
+    "description": STRING,
+    "nullable": BOOLEAN,
+    "enum": LIST,
+    "examples": LIST,
+}
+_MAPS_OF_SCHEMAS = ("properties", "$defs", "definitions")
+_LISTS_OF_SCHEMAS = ("oneOf", "anyOf", "allOf", "prefixItems")
+
+
+def check_schema(schema: Schema, where: str) -> None:
+    """Raises HarmonyError, which names the place, where a keyword has a value of the wrong type; null is no value."""
+    not_too_deep(schema, where)
+    rest: list[tuple[Any, str]] = [(schema, where)]
+    seen: set[int] = set()  # what `$ref`s point to, by identity
+    while rest:
+        part, here = rest.pop()
+        if isinstance(part, bool):
+            continue
+        wanted(part, OBJECT, here)
+        for key, kind in _KEYWORDS.items():
+            optional(part, key, kind, here)
+        for key in _MAPS_OF_SCHEMAS:
+            rest += [(s, f"{here}.{key}.{name}") for name, s in (optional(part, key, OBJECT, here) or {}).items()]
+        for key in _LISTS_OF_SCHEMAS:
+            rest += [(s, f"{here}.{key}[{i}]") for i, s in enumerate(optional(part, key, LIST, here) or [])]
+        for key in ("items", "additionalProperties"):
+            value = part.get(key)
+            if key == "items" and LIST.holds(value):  # a tuple, as drafts before 2020 write it
+                rest += [(s, f"{here}.items[{i}]") for i, s in enumerate(value)]
+            elif value is not None:
+                rest.append((value, f"{here}.{key}"))
+        for key in ("required", "type"):
+            value = part.get(key)
+            if value is not None and not (key == "type" and isinstance(value, str)):
+                for i, name in enumerate(wanted(value, LIST, f"{here}.{key}")):
+                    wanted(name, STRING, f"{here}.{key}[{i}]")
+        target = _lookup(schema, part["$ref"]) if part.get("$ref") is not None else None
+        if isinstance(target, Mapping) and id(target) not in seen:
+            seen.add(id(target))
+            rest.append((target, f"{here} -> {part['$ref']}"))
 
 
 def comment(text: str | None, indent: str = "") -> list[str]:
@@ -122,9 +174,12 @@ def _property(name: str, schema: Schema | bool, required: bool, indent: str, sco
     return [*lines, f"{mark} {text},{f' // {default}' if default else ''}"]
 
 
-def _variants(variants: list[Schema], indent: str, scope: _Scope) -> list[str]:
+def _variants(variants: list[Schema | bool], indent: str, scope: _Scope) -> list[str]:
     lines = []
     for variant in variants:
+        if not isinstance(variant, Mapping):
+            lines.append(f"{indent} | any")
+            continue
         text = _type({k: v for k, v in variant.items() if k != "description"}, indent + "   ", scope)
         notes = [str(variant["description"])] if variant.get("description") else []
         notes += [default] if (default := _default(variant)) else []
