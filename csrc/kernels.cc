@@ -29,6 +29,8 @@ const Kernels& kernels_for(Isa isa) {
     case Isa::amx: return amx;
     case Isa::avx512bf16: return avx512bf16;
     case Isa::avx512: return avx512;
+    case Isa::avxvnni: return avxvnni_kernels();
+    case Isa::avx2: return avx2_kernels();
     default: break;
   }
 #endif
