@@ -12,8 +12,8 @@ from typing import Any
 
 from gpt_oss.errors import HarmonyError
 
-# Python's own limit is about 1,000 calls; rendering a schema takes two or three for each level of its JSON.
-DEEPEST = 128
+# Python's own limit is 1,000 calls, of which rendering a schema takes up to four for each level of its JSON.
+DEEPEST = 64
 
 
 @dataclass(frozen=True)

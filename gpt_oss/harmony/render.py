@@ -193,6 +193,7 @@ def tools_text(namespaces: Mapping[str, ToolNamespaceConfig]) -> str:
 def _namespace_text(namespace: ToolNamespaceConfig) -> str:
     if not namespace.tools:  # free text, like python's
         return f"## {namespace.name}\n\n{namespace.description or ''}"
-    types = "".join(f"{function_type(t.name, t.description, t.parameters)}\n\n" for t in namespace.tools)
+    taken = {tool.name for tool in namespace.tools}
+    types = "".join(f"{function_type(t.name, t.description, t.parameters, taken)}\n\n" for t in namespace.tools)
     head = "\n".join([*comment(namespace.description), f"namespace {namespace.name} {{"])
     return f"## {namespace.name}\n\n{head}\n\n{types}}} // namespace {namespace.name}"

@@ -1,49 +1,91 @@
 """JSON schemas as the TypeScript that the models were trained to read.
 
 What openai-harmony renders comes out the same, byte for byte. What it has no form for and renders as `any` becomes the
-type that it means: `$ref`, `anyOf`, `allOf`, `const`, enums of other than strings; recursive types get a name.
+type that it means: `$ref`, `anyOf`, `allOf`, `const`, tuples, enums of other than strings. What is referred to more
+than once gets a name, so that the text grows no faster than the schema.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 from gpt_oss.harmony.json_types import BOOLEAN, LIST, OBJECT, STRING, not_too_deep, optional, wanted
 
 Schema = Mapping[str, Any]
 
 
-@dataclass
+# How tightly a type's text binds: what is looser than its surroundings needs parentheses.
+_UNION, _STRINGS, _INTERSECTION, _ATOM = range(4)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """TypeScript of a type. `_STRINGS` is a union of strings, which stays bare inside an array: `"a" | "b"[]` is how
+    openai-harmony writes it, and what the models were trained on."""
+
+    text: str
+    binds: int = _ATOM
+
+    @property
+    def in_array(self) -> str:
+        return f"({self.text})" if self.binds in (_UNION, _INTERSECTION) else self.text
+
+    @property
+    def in_intersection(self) -> str:
+        return f"({self.text})" if self.binds in (_UNION, _STRINGS) else self.text
+
+
+_ANY = _Text("any")
+_NOTHING = _Text("")  # what a definition says by nothing but a reference to itself
+
+# Types inside types beyond this many are named where there is a reference, so that rendering never runs out of stack.
+_DEEPEST_INLINE = 16
+_TYPESCRIPT = frozenset({"any", "string", "number", "boolean", "null", "object", "Array"})
+
+
+@dataclass(frozen=True)
 class _Scope:
-    """Where `$ref`s point, which are being rendered, and the recursive ones, which need a name."""
+    """Where `$ref`s point and which definitions have a name: those used more than once, the recursive among them.
+
+    Definitions are told apart by identity, for several pointers may name the same one.
+    open: definitions that are being written out and to which, here, a reference would mean `type A = A`.
+    """
 
     root: Schema
-    open: list[str] = field(default_factory=list)
-    recursive: dict[str, str] = field(default_factory=dict)
+    uses: Mapping[int, int]
+    taken: set[str]
+    names: dict[int, str] = field(default_factory=dict)
+    named: list[tuple[str, Schema]] = field(default_factory=list)
+    open: frozenset[int] = frozenset()
+    depth: int = 0
 
 
-def function_type(name: str, description: str, parameters: Schema | None) -> str:
-    """`// description` and `type name = (_: {…}) => any;`, ready to stand in a namespace.
+def function_type(name: str, description: str, parameters: Schema | None, taken: set[str] | None = None) -> str:
+    """`// description` and `type name = (_: {…}) => any;`, ready to stand in a namespace, behind the types it needs.
 
+    taken: names that those types must not have; theirs are added.
     Raises HarmonyError for parameters that are no JSON schema, see `check_schema`.
     """
-    if parameters is not None:
-        check_schema(parameters, f"{name}.parameters")
     lines = comment(description)
     if parameters is None:
         return "\n".join([*lines, f"type {name} = () => any;"])
-    scope = _Scope(parameters)
-    body = _type(parameters, "", scope)
-    named = []
-    done: set[str] = set()
-    while rest := [ref for ref in scope.recursive if ref not in done]:
-        done.add(rest[0])
-        scope.open = [rest[0]]
-        named.append(f"type {scope.recursive[rest[0]]} = {_type(_lookup(parameters, rest[0]), '', scope)};")
-    return "\n".join([*named, *lines, f"type {name} = (_: {body}) => any;"])
+    check_schema(parameters, f"{name}.parameters")
+    taken = set() if taken is None else taken
+    taken |= {name, *_TYPESCRIPT}
+    scope = _Scope(parameters, _uses(parameters), taken)
+    body = _definition(parameters, "Arguments", "", scope).text
+    types = []
+    for type_name, target in scope.named:  # which grows meanwhile
+        text = _type(_without(target, "description"), "", replace(scope, open=frozenset({id(target)}))).text
+        types += [*comment(target.get("description")), f"type {type_name} = {text};"]
+    return "\n".join([*types, *lines, f"type {name} = (_: {body}) => any;"])
 
 
 _KEYWORDS = {
@@ -95,58 +137,87 @@ def comment(text: str | None, indent: str = "") -> list[str]:
     return [f"{indent}// {line}" for line in text.split("\n")] if text else []
 
 
-def _type(schema: Schema | bool, indent: str, scope: _Scope) -> str:
+def _type(schema: Schema | bool, indent: str, scope: _Scope) -> _Text:
     """The type of a value; of several lines for an object, whose closing brace stands at `indent`."""
     if not isinstance(schema, Mapping):
-        return "any"
-    if "$ref" in schema:
-        return _reference(str(schema["$ref"]), indent, scope)
+        return _ANY
+    scope = replace(scope, depth=scope.depth + 1)
+    said = [_reference(schema["$ref"], indent, scope)] if schema.get("$ref") is not None else []
+    for key in ("oneOf", "anyOf"):
+        if schema.get(key):
+            said.append(_union(_type(part, indent, scope) for part in schema[key]))
+    said += [_type(part, indent, scope) for part in schema.get("allOf") or []]
+    said = [part for part in dict.fromkeys(said) if part not in (_ANY, _NOTHING)]
+    if not said or _has_shape(schema):
+        said.append(_own(schema, indent, scope))
+    if len(said) == 1:
+        return said[0]
+    return _Text(" & ".join(part.in_intersection for part in said), _INTERSECTION)
+
+
+def _union(variants: Iterable[_Text]) -> _Text:
+    distinct = [variant for variant in dict.fromkeys(variants) if variant != _NOTHING]
+    if not distinct or _ANY in distinct:
+        return _ANY
+    return distinct[0] if len(distinct) == 1 else _Text(" | ".join(v.text for v in distinct), _UNION)
+
+
+def _has_shape(schema: Schema) -> bool:
+    """Whether a schema says more by itself than the bare name of a type."""
+    keys = ("const", "enum", "properties", "items", "prefixItems")
+    return any(schema.get(key) is not None for key in keys) or isinstance(schema.get("additionalProperties"), Mapping)
+
+
+def _own(schema: Schema, indent: str, scope: _Scope) -> _Text:
+    """What a schema says by itself, without the schemas that it refers to and combines."""
     if "const" in schema:
-        return json.dumps(schema["const"], ensure_ascii=False)
-    for key, joiner in (("oneOf", " | "), ("anyOf", " | "), ("allOf", " & ")):
-        if isinstance(schema.get(key), list) and schema[key]:
-            parts = [_type(part, indent, scope) for part in schema[key]]
-            own = {k: v for k, v in schema.items() if k in ("type", "properties", "required")}
-            if key == "allOf" and own.get("properties"):
-                parts.append(_type(own, indent, scope))
-            return joiner.join(_grouped(part, joiner) for part in dict.fromkeys(parts))
-    if isinstance(schema.get("enum"), list) and schema["enum"]:
-        return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
+        return _Text(_json(schema["const"]))
+    if schema.get("enum"):
+        values = schema["enum"]
+        binds = _ATOM if len(values) == 1 else _STRINGS if all(isinstance(v, str) for v in values) else _UNION
+        return _Text(" | ".join(map(_json, values)), binds)
     kind = schema.get("type")
-    if isinstance(kind, list):
-        return " | ".join(_type({**schema, "type": one}, indent, scope) for one in kind) or "any"
+    if isinstance(kind, Sequence) and not isinstance(kind, str):
+        return _union(_own({**schema, "type": one}, indent, scope) for one in kind)
     match kind:
         case "object":
             return _object(schema, indent, scope)
         case "array":
-            if "items" not in schema:
-                return "Array<any>"
-            return _grouped(_type(schema["items"], indent, scope), "[]") + "[]"
+            return _array(schema, indent, scope)
         case "string" | "boolean" | "number" | "null":
-            return str(kind)
+            return _Text(kind)
         case "integer":
-            return "number"
+            return _Text("number")
         case _:
-            return _object(schema, indent, scope) if schema.get("properties") else "any"
+            return _object(schema, indent, scope) if schema.get("properties") else _ANY
 
 
-def _grouped(text: str, joiner: str) -> str:
-    """In parentheses where a union stands inside something that binds closer."""
-    loose = " | " in text.split("{")[0] or (joiner == "[]" and " & " in text.split("{")[0])
-    return f"({text})" if loose and joiner in ("[]", " & ") and not text.startswith('"') else text
+def _array(schema: Schema, indent: str, scope: _Scope) -> _Text:
+    scope = replace(scope, open=frozenset())
+    items = schema.get("items")
+    first = schema.get("prefixItems") or (items if isinstance(items, Sequence) else None)
+    if first:
+        types = [_type(part, indent, scope).text for part in first]
+        if isinstance(items, Mapping):
+            types.append(f"...{_type(items, indent, scope).in_array}[]")
+        return _Text(f"[{', '.join(types)}]")
+    if items is None:
+        return _Text("Array<any>")
+    item = _type(items, indent, scope)
+    return _Text(f"{item.in_array}[]", _STRINGS if item.binds == _STRINGS else _ATOM)
 
 
-def _object(schema: Schema, indent: str, scope: _Scope) -> str:
+def _object(schema: Schema, indent: str, scope: _Scope) -> _Text:
+    scope = replace(scope, open=frozenset())
     head = "".join(f"{line}\n" for line in comment(schema.get("description"), indent))
     lines = [f"{head}{{"]
-    properties = schema.get("properties") or {}
     required = schema.get("required") or []
-    for name, value in properties.items():
+    for name, value in (schema.get("properties") or {}).items():
         lines += _property(name, value, name in required, indent, scope)
     extra = schema.get("additionalProperties")
-    if isinstance(extra, Mapping) and extra and not properties:
-        lines.append(f"{indent}[key: string]: {_type(extra, indent + '    ', scope)},")
-    return "\n".join([*lines, f"{indent}}}"])
+    if isinstance(extra, Mapping) and extra:
+        lines.append(f"{indent}[key: string]: {_type(extra, indent + '    ', scope).text},")
+    return _Text("\n".join([*lines, f"{indent}}}"]))
 
 
 def _property(name: str, schema: Schema | bool, required: bool, indent: str, scope: _Scope) -> list[str]:
@@ -155,20 +226,20 @@ def _property(name: str, schema: Schema | bool, required: bool, indent: str, sco
     lines = []
     if title := schema.get("title"):
         lines += [f"{indent}// {title}", f"{indent}//"]
-    is_union = isinstance(schema.get("oneOf"), list)
+    is_union = schema.get("oneOf") and not _has_shape(schema) and not any(map(schema.get, ("$ref", "anyOf", "allOf")))
     if description := schema.get("description"):
         lines += [f"{indent}// {line}" if i == 0 else line for i, line in enumerate(str(description).split("\n"))]
     if examples := schema.get("examples"):
         lines.append(f"{indent}// Examples:")
         if not any(isinstance(example, int | float) for example in examples):
-            lines += [f"{indent}// - {json.dumps(example, ensure_ascii=False)}" for example in examples]
+            lines += [f"{indent}// - {_json(example)}" for example in examples]
     mark = f"{indent}{name}{'' if required else '?'}:"
     default = _default(schema)
     if is_union:
         if default:
-            lines.append(f"{indent}// default: {json.dumps(schema['default'], ensure_ascii=False)}")
+            lines.append(f"{indent}// default: {_json(schema['default'])}")
         return [*lines, mark, *_variants(schema["oneOf"], indent, scope), f"{indent},"]
-    text = _type(schema, indent + "    ", scope)
+    text = _type(schema, indent + "    ", scope).text
     if schema.get("nullable") and "null" not in text.split(" | "):
         text += " | null"
     return [*lines, f"{mark} {text},{f' // {default}' if default else ''}"]
@@ -180,7 +251,7 @@ def _variants(variants: list[Schema | bool], indent: str, scope: _Scope) -> list
         if not isinstance(variant, Mapping):
             lines.append(f"{indent} | any")
             continue
-        text = _type({k: v for k, v in variant.items() if k != "description"}, indent + "   ", scope)
+        text = _type(_without(variant, "description"), indent + "   ", scope).text
         notes = [str(variant["description"])] if variant.get("description") else []
         notes += [default] if (default := _default(variant)) else []
         lines.append(f"{indent} | {text}{f' // {chr(32).join(notes)}' if notes else ''}")
@@ -195,27 +266,88 @@ def _default(schema: Schema) -> str:
     return f"default: {value if bare else json.dumps(value, ensure_ascii=False, separators=(',', ':'))}"
 
 
-def _reference(ref: str, indent: str, scope: _Scope) -> str:
-    if ref in scope.open or ref in scope.recursive:
-        name = ref.rstrip("/").rsplit("/", 1)[-1].lstrip("#") or "Self"
-        return scope.recursive.setdefault(ref, name)
-    target = _lookup(scope.root, ref)
-    if target is None:
-        return "any"
-    scope.open.append(ref)
-    text = _type(target, indent, scope)
-    scope.open.pop()
-    return scope.recursive.get(ref, text)
+def _reference(ref: str, indent: str, scope: _Scope) -> _Text:
+    target, ref = _resolve(scope.root, ref)
+    if not isinstance(target, Mapping):
+        return _ANY
+    word = re.sub(r"\W", "_", ref.rstrip("/").rsplit("/", 1)[-1].lstrip("#"), flags=re.ASCII) or "Arguments"
+    return _definition(target, f"_{word}" if word[0].isdigit() else word, indent, scope)
+
+
+def _definition(target: Schema, name: str, indent: str, scope: _Scope) -> _Text:
+    """What a reference to `target` is written as: its name, which is made here, or all of it."""
+    key = id(target)
+    if key in scope.open:
+        return _NOTHING
+    if key not in scope.names and (scope.uses.get(key, 0) > 1 or scope.depth > _DEEPEST_INLINE):
+        names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(2)))
+        scope.names[key] = next(free for free in names if free not in scope.taken)
+        scope.taken.add(scope.names[key])
+        scope.named.append((scope.names[key], target))
+    if key in scope.names:
+        return _Text(scope.names[key])
+    return _type(target, indent, replace(scope, open=scope.open | {key}))
+
+
+def _uses(root: Schema) -> Counter[int]:
+    """How often each definition is referred to, by identity. One that leads back to itself is, at least twice."""
+    uses = Counter({id(root): 1})
+    rest: list[Any] = [root]
+    while rest:
+        part = rest.pop()
+        if not isinstance(part, Mapping):
+            continue
+        if part.get("$ref") is not None:
+            target, _ = _resolve(root, part["$ref"])
+            uses[id(target)] += 1
+            if uses[id(target)] == 1:
+                rest.append(target)
+        for key in (*_LISTS_OF_SCHEMAS, "items"):
+            value = part.get(key)
+            rest += value if isinstance(value, Sequence) else [value]
+        rest += [*(part.get("properties") or {}).values(), part.get("additionalProperties")]
+    return uses
+
+
+def _resolve(root: Schema, ref: str) -> tuple[Any, str]:
+    """What a reference comes to in the end, through definitions that only refer to others, and the last pointer.
+
+    (None, …) where there is nothing, or a circle of references.
+    """
+    seen: set[str] = set()
+    while ref not in seen:
+        seen.add(ref)
+        target = _lookup(root, ref)
+        only_refers = isinstance(target, Mapping) and target.get("$ref") is not None and not _combines(target)
+        if not only_refers or _has_shape(target):
+            return target, ref
+        ref = target["$ref"]
+    return None, ref
+
+
+def _combines(schema: Schema) -> bool:
+    return any(schema.get(key) for key in ("oneOf", "anyOf", "allOf"))
 
 
 def _lookup(root: Schema, ref: str) -> Any:
-    """What a local JSON pointer (`#/$defs/Node`) points to; None where there is nothing."""
+    """What a local JSON pointer (`#/$defs/Node`, RFC 6901) points to; None where there is nothing."""
     if not ref.startswith("#"):
         return None
     found: Any = root
-    for part in ref[1:].strip("/").split("/") if ref not in ("#", "#/") else []:
+    for part in unquote(ref[1:]).strip("/").split("/") if ref not in ("#", "#/") else []:
         key = part.replace("~1", "/").replace("~0", "~")
-        if not isinstance(found, Mapping) or key not in found:
+        if isinstance(found, Mapping) and key in found:
+            found = found[key]
+        elif LIST.holds(found) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        else:
             return None
-        found = found[key]
     return found
+
+
+def _without(schema: Schema, key: str) -> Schema:
+    return {k: v for k, v in schema.items() if k != key}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

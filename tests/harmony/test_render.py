@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +233,55 @@ def test_response_formats_end_the_developer_message() -> None:
         ({"$ref": "#/$defs/Name"}, "string"),
         ({"$ref": "elsewhere.json"}, "any"),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, "{\n    [key: string]: number,\n    }"),
+        (
+            {"properties": {"x": {"type": "string"}}, "additionalProperties": {"type": "integer"}},
+            "{\n    x?: string,\n    [key: string]: number,\n    }",
+        ),
+        ({"type": "array", "items": {"type": ["string", "null"]}}, "(string | null)[]"),
+        ({"type": "array", "items": {"enum": ["a", None]}}, '("a" | null)[]'),
+        ({"type": "array", "items": {"anyOf": [{"const": "a"}, {"type": "number"}]}}, '("a" | number)[]'),
+        (
+            {"type": "array", "items": {"anyOf": [{"type": "object"}, {"type": "null"}]}},
+            "({\n    } | null)[]",
+        ),
+        (
+            {"allOf": [{"enum": ["a", "b"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}]},
+            '("a" | "b") & (string | null)',
+        ),
+        (
+            {"anyOf": [{"allOf": [{"$ref": "#/$defs/Name"}, {"enum": ["a", "b"]}]}, {"type": "null"}]},
+            'string & ("a" | "b") | null',
+        ),
+        ({"type": "string", "anyOf": [{"const": "a"}, {"const": "b"}]}, '"a" | "b"'),
+        (
+            {"type": "object", "properties": {"x": {"type": "number"}}, "anyOf": [{"required": ["x"]}]},
+            "{\n    x?: number,\n    }",
+        ),
+        (
+            {"properties": {"x": {"type": "number"}}, "oneOf": [{"$ref": "#/$defs/Name"}, {"type": "null"}]},
+            "(string | null) & {\n    x?: number,\n    }",
+        ),
+        ({"type": "array", "prefixItems": [{"type": "number"}, {"$ref": "#/$defs/Name"}]}, "[number, string]"),
+        ({"type": "array", "items": [{"type": "number"}, {"enum": ["a", "b"]}]}, '[number, "a" | "b"]'),
+        (
+            {"type": "array", "prefixItems": [{"type": "number"}], "items": {"type": ["string", "null"]}},
+            "[number, ...(string | null)[]]",
+        ),
+        ({"$ref": "#/$defs/Itself"}, "any"),
+        ({"$ref": "#/$defs/There"}, "any"),
+        ({"$ref": "#/$defs/MaybeItself"}, "MaybeItself"),
+        ({"$ref": "#/%24defs/Choice/anyOf/1"}, "number"),
     ],
 )
 def test_schemas_mean_what_they_say(schema: dict[str, Any], type_text: str | None) -> None:
     definitions = {
         "Name": {"type": "string"},
         "Point": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]},
+        "Itself": {"$ref": "#/$defs/Itself"},
+        "There": {"$ref": "#/$defs/AndBack"},
+        "AndBack": {"$ref": "#/$defs/There"},
+        "MaybeItself": {"anyOf": [{"$ref": "#/$defs/MaybeItself"}, {"type": "null"}]},
+        "Choice": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
     }
     text = function_type("f", "D", {"type": "object", "properties": {"a": schema}, "$defs": definitions})
     if type_text is None:
@@ -255,6 +299,123 @@ def test_a_recursive_schema_gets_a_name_and_ends() -> None:
     )
     assert "type Node = {\nleft?: Node,\nvalue?: number,\n};" in text
     assert "root?: Node," in text
+
+
+def test_a_schema_that_is_its_own_part_gets_a_name() -> None:
+    text = function_type("f", "D", {"type": "object", "properties": {"inner": {"$ref": "#"}}})
+    assert text == "type Arguments = {\ninner?: Arguments,\n};\n// D\ntype f = (_: Arguments) => any;"
+
+
+def test_definitions_used_once_stand_in_their_place_and_others_get_a_name() -> None:
+    schema = {
+        "properties": {name: {"$ref": "#/$defs/Twice"} for name in "ab"} | {"c": {"$ref": "#/$defs/Once"}},
+        "$defs": {"Once": {"type": "boolean"}, "Twice": {"type": "integer", "description": "A count."}},
+    }
+    assert function_type("f", "", schema) == (
+        "// A count.\ntype Twice = number;\ntype f = (_: {\na?: Twice,\nb?: Twice,\nc?: boolean,\n}) => any;"
+    )
+
+
+def test_forty_definitions_each_used_twice_by_the_one_before_are_rendered_once() -> None:
+    """Written out, they would be 2 ** 40 types."""
+    chain = {
+        f"D{i}": {"type": "object", "properties": {name: {"$ref": f"#/$defs/D{i + 1}"} for name in ("left", "right")}}
+        for i in range(40)
+    }
+    schema = {"properties": {"top": {"$ref": "#/$defs/D0"}}, "$defs": {**chain, "D40": {"type": "string"}}}
+    text = function_type("f", "D", schema)
+    assert len(text) < 3000
+    assert "type D39 = {\nleft?: D40,\nright?: D40,\n};\ntype D40 = string;" in text
+
+
+@pytest.mark.parametrize("kind", ["properties", "anyOf", "items"])
+def test_a_long_chain_of_definitions_does_not_run_out_of_stack(kind: str) -> None:
+    def refer(i: int) -> dict[str, Any]:
+        to = {"$ref": f"#/$defs/D{i}"}
+        forms = {"properties": {"properties": {"x": to}}, "anyOf": {"anyOf": [to, {"type": "null"}]}}
+        return forms.get(kind, {"type": "array", "items": to})
+
+    definitions = {f"D{i}": refer(i + 1) for i in range(2000)}
+    text = function_type("f", "D", {**refer(0), "$defs": {**definitions, "D2000": {"type": "string"}}})
+    assert text.count("string") == 1
+    assert len(text) < 100_000
+
+
+def test_names_of_types_are_identifiers_and_never_clash() -> None:
+    def pair(of: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "object", "properties": {"a": of, "b": of}}
+
+    refs = ["#/$defs/Node", "#/definitions/Node", "#/$defs/My-Node", "#/$defs/2d", "#/$defs/string", "#/$defs/f"]
+    schema = {
+        "type": "object",
+        "properties": {f"p{i}": pair({"$ref": ref}) for i, ref in enumerate(refs)},
+        "$defs": {name: {"type": "null"} for name in ("Node", "My-Node", "2d", "string", "f")},
+        "definitions": {"Node": {"type": "number"}},
+    }
+    text = function_type("f", "D", schema)
+    names = ["Node", "Node2", "My_Node", "_2d", "string2", "f2"]
+    types = ["null", "number", "null", "null", "null", "null"]
+    assert text.startswith("\n".join(f"type {name} = {of};" for name, of in zip(names, types, strict=True)))
+    for i, name in enumerate(names):
+        assert f"p{i}?: {{\n    a?: {name},\n    b?: {name},\n    }}" in text
+
+
+def test_types_of_two_functions_in_a_namespace_have_names_of_their_own() -> None:
+    def tool(name: str, of: str) -> ToolDescription:
+        item = {"$ref": "#/$defs/Item"}
+        schema = {"type": "object", "properties": {"a": item, "b": item}, "$defs": {"Item": {"type": of}}}
+        return ToolDescription.new(name, "D", schema)
+
+    developer = DeveloperContent.new().with_function_tools(
+        [tool("f", "string"), tool("g", "number"), tool("Item3", "null")]
+    )
+    text = text_of(Message.from_role_and_content(Role.DEVELOPER, developer))
+    assert "type Item = string;" in text
+    assert "type Item2 = number;" in text
+    assert "type Item4 = null;" in text
+
+
+JSON_SCHEMA = st.recursive(
+    st.sampled_from(
+        [
+            {"type": "string"},
+            {"type": ["integer", "null"]},
+            {"enum": ["a", "b"]},
+            {"const": 1},
+            True,
+            {},
+            *({"$ref": f"#/$defs/{name}"} for name in "ABC"),
+            {"$ref": "#"},
+        ]
+    ),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["object", "array", "string"]),
+            "properties": st.dictionaries(st.sampled_from(["x", "y"]), inner, max_size=2),
+            "items": inner,
+            "prefixItems": st.lists(inner, max_size=2),
+            "additionalProperties": inner,
+            "anyOf": st.lists(inner, max_size=3),
+            "oneOf": st.lists(inner, max_size=2),
+            "allOf": st.lists(inner, max_size=2),
+        },
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fixed_dictionaries({"properties": st.dictionaries(st.sampled_from("ab"), JSON_SCHEMA)}), st.data())
+def test_any_schema_ends_in_closed_brackets_and_names_that_exist(schema: dict[str, Any], data: st.DataObject) -> None:
+    schema = {**schema, "$defs": {name: data.draw(JSON_SCHEMA) for name in "ABC"}}
+    text = function_type("f", "", schema)
+    for pair in ("()", "[]", "{}"):
+        assert text.count(pair[0]) == text.count(pair[1])
+    used = set(re.findall(r"\b(?:[ABC]|Arguments)\b", text))
+    assert all(len(re.findall(rf"^type {name} = ", text, re.MULTILINE)) == 1 for name in used)
+    assert not re.search(r"^type (\w+) = \1;", text, re.MULTILINE)
+    assert ": ," not in text
 
 
 def test_the_librarys_documented_conversation(official: Any) -> None:
