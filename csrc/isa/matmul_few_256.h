@@ -1,5 +1,5 @@
-// The matrix kernels for a few tokens on 256-bit registers, compiled once for AVX2 and once for AVX-VNNI: they differ in
-// the integer product of bytes only, which each file defines (`Dot`, below). Included by those files alone.
+// The matrix kernels for a few tokens on 256-bit registers, compiled once for AVX2 and once for AVX-VNNI: only the
+// integer product of bytes differs, which each of their files defines (`Dot`, below).
 //
 // Bytes: the rows' own (MXFP4 0.53 a weight, int8 1.06, bf16 2), once for 8 tokens. FLOPs: 2 a weight and token.
 #pragma once
@@ -115,8 +115,8 @@ inline __m256 expand_scales(const uint8_t* p, int count, __m256i bias) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
 }
 
-// Half a group, two blocks of weights, times the same half of N columns. `Dot::mxfp4(even, odd, x_even, x_odd, start)` and
-// `Dot::int8(…)`, of Int8Weight's bytes, make 8 sums of the 64 products, four for each block.
+// Half a group, two blocks of weights, times the same half of N columns. `product` makes 8 sums of the 64 products,
+// four for each block; it is Dot::mxfp4(even, odd, x_even, x_odd, start), or Dot::int8 of Int8Weight's bytes.
 template <int N, class Product>
 inline void add_half(__m256 scale, const Int8Group* const (&x)[N], int half, __m256 (&sum)[N], Product product) {
 #pragma GCC unroll 8
@@ -139,7 +139,7 @@ void mxfp4_int8_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, i
     const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, mask));
     const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
     add_half<N>(expand_scales(scales + half * 2, count, exponent_bias), x, half, sum,
-                [&](__m256i x_even, __m256i x_odd, __m256i start) { return Dot::mxfp4(even, odd, x_even, x_odd, start); });
+                [&](auto... column) { return Dot::mxfp4(even, odd, column...); });
   };
   for (int half = 0; half < blocks / 2; ++half) {
     _mm_prefetch(reinterpret_cast<const char*>(nibbles) + half * 32 + 1536, _MM_HINT_T0);
@@ -152,7 +152,8 @@ void mxfp4_int8_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, i
 }
 
 template <class Dot, int N>
-void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const Int8Group* const (&x)[N], float (&out)[N]) {
+void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const Int8Group* const (&x)[N],
+                   float (&out)[N]) {
   const __m128i spread = _mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3);
   __m256 sum[N] = {};
   for (int half = 0; half < 2 * n; ++half) {
@@ -160,23 +161,22 @@ void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const I
     _mm_prefetch(reinterpret_cast<const char*>(values) + half * 64 + 2048, _MM_HINT_T0);
     int word;
     std::memcpy(&word, scales + half * 2, 4);
-    const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_shuffle_epi8(_mm_cvtsi32_si128(word), spread)), 16);
+    const __m256i bf16 = _mm256_cvtepu16_epi32(_mm_shuffle_epi8(_mm_cvtsi32_si128(word), spread));
     const __m256i even = load32(at), odd = load32(at + 64);
-    add_half<N>(_mm256_castsi256_ps(wide), x, half, sum,
-                [&](__m256i x_even, __m256i x_odd, __m256i start) { return Dot::int8(even, odd, x_even, x_odd, start); });
+    add_half<N>(_mm256_castsi256_ps(_mm256_slli_epi32(bf16, 16)), x, half, sum,
+                [&](auto... column) { return Dot::int8(even, odd, column...); });
   }
 #pragma GCC unroll 8
   for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
 }
 
-// sum[c] += 16 weights, as 8 even and 8 odd ones, times columns that lie as pack_exact leaves them.
-template <int N>
-inline void add_exact(__m256 even, __m256 odd, const float* const (&x)[N], int at, __m256 (&sum)[N]) {
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) {
-    sum[c] = _mm256_fmadd_ps(even, _mm256_loadu_ps(x[c] + at), sum[c]);
-    sum[c] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(x[c] + at + 16), sum[c]);
-  }
+// A block's weights as floats, even and odd ones of the first half and of the second, times a column as pack_exact
+// leaves it. Summed apart from other blocks, or a row would wait for one addition after the other.
+inline __m256 block_dot(const __m256 (&w)[4], const float* x) {
+  __m256 dot = _mm256_mul_ps(w[0], _mm256_loadu_ps(x));
+  dot = _mm256_fmadd_ps(w[1], _mm256_loadu_ps(x + 16), dot);
+  dot = _mm256_fmadd_ps(w[2], _mm256_loadu_ps(x + 8), dot);
+  return _mm256_fmadd_ps(w[3], _mm256_loadu_ps(x + 24), dot);
 }
 
 template <int N>
@@ -184,18 +184,19 @@ void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, 
                      float (&out)[N]) {
   const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);  // twice the values
   const __m128i mask = _mm_set1_epi8(15);
+  const auto widen = [](__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); };
   __m256 sum[N] = {};
   for (int b = 0; b < blocks; ++b) {
     _mm_prefetch(reinterpret_cast<const char*>(nibbles) + b * 16 + 1536, _MM_HINT_T0);
     const __m128i bytes = load16(nibbles + b * 16);
     const int exponent = scales[b] - bias + 127 - 1;
     const __m256 scale = _mm256_castsi256_ps(_mm256_set1_epi32((exponent > 0 ? exponent : 0) << 23));
-    __m128i even = _mm_shuffle_epi8(table, _mm_and_si128(bytes, mask));
-    __m128i odd = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
-    const auto widen = [&](__m128i v) { return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), scale); };
-    add_exact<N>(widen(even), widen(odd), x, b * kBlock, sum);
-    even = _mm_unpackhi_epi64(even, even), odd = _mm_unpackhi_epi64(odd, odd);
-    add_exact<N>(widen(even), widen(odd), x, b * kBlock + 8, sum);
+    const __m128i even = _mm_shuffle_epi8(table, _mm_and_si128(bytes, mask));
+    const __m128i odd = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
+    const __m256 w[4] = {widen(even), widen(odd), widen(_mm_unpackhi_epi64(even, even)),
+                         widen(_mm_unpackhi_epi64(odd, odd))};
+#pragma GCC unroll 8
+    for (int c = 0; c < N; ++c) sum[c] = _mm256_fmadd_ps(block_dot(w, x[c] + b * kBlock), scale, sum[c]);
   }
 #pragma GCC unroll 8
   for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
@@ -204,12 +205,15 @@ void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, 
 template <int N>
 void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], float (&out)[N]) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  const auto even = [](__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); };
+  const auto odd = [&](__m256i v) { return _mm256_castsi256_ps(_mm256_and_si256(v, high)); };
   __m256 sum[N] = {};
-  for (int i = 0; i < cols; i += 16) {
-    _mm_prefetch(reinterpret_cast<const char*>(row + i) + 2048, _MM_HINT_T0);
-    const __m256i pairs = load32(row + i);
-    add_exact<N>(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)), _mm256_castsi256_ps(_mm256_and_si256(pairs, high)), x,
-                 i / kBlock * kBlock + i % kBlock / 2, sum);
+  for (int b = 0; b < cols; b += kBlock) {
+    _mm_prefetch(reinterpret_cast<const char*>(row + b) + 2048, _MM_HINT_T0);
+    const __m256i first = load32(row + b), second = load32(row + b + 16);
+    const __m256 w[4] = {even(first), odd(first), even(second), odd(second)};
+#pragma GCC unroll 8
+    for (int c = 0; c < N; ++c) sum[c] = _mm256_add_ps(block_dot(w, x[c] + b), sum[c]);
   }
 #pragma GCC unroll 8
   for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
@@ -253,7 +257,8 @@ void mxfp4_exact(const Rows& w, const void* const* columns, int count, float* ou
   const size_t blocks = w.cols / kBlock;
   few<float>(w, columns, count, out, stride, [&](size_t r, const auto& x, auto& result) {
     mxfp4_exact_row(static_cast<const uint8_t*>(w.blocks) + r * blocks * 16,
-                    static_cast<const uint8_t*>(w.scales) + r * blocks, static_cast<int>(blocks), w.scale_bias, x, result);
+                    static_cast<const uint8_t*>(w.scales) + r * blocks, static_cast<int>(blocks), w.scale_bias, x,
+                    result);
   });
 }
 
