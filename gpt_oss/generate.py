@@ -39,9 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser)
 
 
-def add_load_arguments(parser: argparse.ArgumentParser, *, context: int | None = None) -> None:
+def add_load_arguments(
+    parser: argparse.ArgumentParser, *, context: int | None = None, short_backend: bool = True
+) -> None:
+    """Flags that `load_options` reads. short_backend: `-b` is --backend; in the chat it is the browser."""
     parser.add_argument(
-        "-b",
+        *(["-b"] if short_backend else []),
         "--backend",
         choices=["auto", *BACKENDS],
         default="auto",

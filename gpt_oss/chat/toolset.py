@@ -1,0 +1,91 @@
+"""From the flags -b, -p, -a and --mcp to tools. What a tool needs is imported only when its flag is given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpt_oss.tools.tool import Tool
+from gpt_oss.tools.toolbox import Toolbox
+
+
+@dataclass
+class Toolset:
+    """Every tool of a chat; `off` names those that the user has switched off. close: what gives back their servers."""
+
+    tools: list[Tool] = field(default_factory=list)
+    off: set[str] = field(default_factory=set)
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        return [tool.name for tool in self.tools]
+
+    def toolbox(self) -> Toolbox:
+        """Those that are on. Raises ParameterError where two have the same name."""
+        return Toolbox.of(tool for tool in self.tools if tool.name not in self.off)
+
+    async def close(self) -> None:
+        for tool in self.tools:
+            await tool.close()
+        for close in self.closers:
+            await close()
+
+
+def add_tool_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--apply-patch", action="store_true", help="let the model edit files under --root")
+    parser.add_argument("-b", "--browser", action="store_true", help="let the model search and read the web")
+    parser.add_argument(
+        "--show-browser-results", action="store_true", help="show the pages in full, not their first lines"
+    )
+    parser.add_argument("-p", "--python", action="store_true", help="let the model run Python in a sandbox")
+    parser.add_argument("--root", type=Path, default=Path("."), metavar="FOLDER", help="for -a (default: here)")
+    parser.add_argument(
+        "--browser-backend", metavar="NAME", help="for -b: who searches (default: whose key the environment has)"
+    )
+    parser.add_argument(
+        "--python-sandbox", default="auto", metavar="NAME", help="for -p: what contains it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mcp",
+        action="append",
+        default=[],
+        metavar="COMMAND_OR_URL",
+        help="a Model Context Protocol server whose tools the model may call; may be repeated",
+    )
+
+
+async def open_tools(args: argparse.Namespace) -> Toolset:
+    """Raises GptOssError where a tool cannot be had; what was opened until then is closed."""
+    tools = Toolset()
+    try:
+        await _open(tools, args)
+        tools.toolbox()
+    except BaseException:
+        await tools.close()
+        raise
+    return tools
+
+
+async def _open(tools: Toolset, args: argparse.Namespace) -> None:
+    if args.browser:
+        from gpt_oss.tools.simple_browser import SimpleBrowserTool
+        from gpt_oss.tools.simple_browser.backend import choose_backend
+
+        tools.tools.append(SimpleBrowserTool(backend=choose_backend(args.browser_backend)))
+    if args.python:
+        from gpt_oss.tools.python_docker.docker_tool import PythonTool
+
+        tools.tools.append(PythonTool(sandbox=args.python_sandbox))
+    if args.apply_patch:
+        from gpt_oss.tools.patch_tool import ApplyPatchTool
+
+        tools.tools.append(ApplyPatchTool(args.root))
+    for spec in args.mcp:
+        from gpt_oss.tools.mcp_client import connect
+
+        server = await connect(spec)
+        tools.closers.append(server.close)
+        tools.tools += server.tools
