@@ -1,6 +1,6 @@
 """How fast a checkpoint runs here: reading prompts, answering one or several users, the first token, memory.
 
-    python -m benchmarks.cpu CHECKPOINT [--precision balanced|exact] [--threads N] [--json]
+    python -m benchmarks.cpu CHECKPOINT [--precision balanced|exact] [--kv bf16|int8] [--threads N] [--json]
 
 Drives the `Model` protocol itself, without the engine. Every figure stands between two probes of the machine's memory
 bandwidth; decoding is judged by the bytes that it must read against them. Tokens are drawn from random ones by the
@@ -91,11 +91,12 @@ def distinct_experts(config: ModelConfig, tokens: int) -> float:
     return config.num_experts * (1 - (1 - config.experts_per_token / config.num_experts) ** tokens)
 
 
-def bytes_per_step(config: ModelConfig, precision: str, sequences: int, context: int) -> float:
+def bytes_per_step(config: ModelConfig, precision: str, sequences: int, context: int, kv: str = "bf16") -> float:
     """What one forward with one new token in each of `sequences` must read: weights once, the cache of each sequence.
 
     exact: bf16 attention weights; balanced: int8 and a float16 scale for every 32. Both: MXFP4 experts (17 bytes for
-    32), the unembedding as a 4-bit screen (17 bytes for 32; the rows that survive it are not counted), a bf16 cache.
+    32), the unembedding as a 4-bit screen (17 bytes for 32; the rows that survive it are not counted), the cache in bf16 or in int8 with
+    a float32 scale for each head's key and value.
     """
     attention_bytes = 2.0 if precision == "exact" else 34 / 32
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -106,7 +107,7 @@ def bytes_per_step(config: ModelConfig, precision: str, sequences: int, context:
     return (
         len(layers) * (attention * attention_bytes + expert * distinct_experts(config, sequences) * 17 / 32)
         + config.usable_vocab_size * config.hidden_size * 17 / 32
-        + sequences * keys * 2 * kv_heads * head_dim * 2
+        + sequences * keys * 2 * kv_heads * (head_dim * 2 if kv == "bf16" else head_dim + 4)
     )
 
 
@@ -244,6 +245,7 @@ def measure(
     *,
     precision: str,
     threads: int,
+    kv: str = "bf16",
     repeats: int = 3,
     steps: int = 32,
     chunk_tokens: int = 512,
@@ -262,9 +264,8 @@ def measure(
     for case in sorted(cases, key=lambda case: (case.tokens == 0, case.context, case.tokens, case.sequences)):
         before = probe.measure()
         samples = bench.samples(case, repeats)
-        step_bytes = (
-            None if case.tokens else bytes_per_step(model.config, precision, case.sequences, case.context + steps // 2)
-        )
+        middle = case.context + steps // 2
+        step_bytes = None if case.tokens else bytes_per_step(model.config, precision, case.sequences, middle, kv)
         results.append(Result(str(case), samples, (before, probe.measure()), step_bytes, case.sequences))
         report(results[-1])
     probe.close()
@@ -350,6 +351,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", default=None, help="as the backend has it (cpu: balanced, exact; torch: bf16, float32)"
     )
+    parser.add_argument("--kv", choices=["bf16", "int8"], default="bf16", help="keys and values of the cpu backend")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=32, help="tokens in one decoding run (default: %(default)s)")
@@ -374,20 +376,20 @@ def command(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ParameterError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(args, name)}")
     precision = args.precision or ("balanced" if args.backend == "cpu" else "bf16")
-    options = LoadOptions(backend=args.backend, precision=precision, threads=args.threads)
+    options = LoadOptions(backend=args.backend, precision=precision, kv=args.kv, threads=args.threads)
     if args.first_token:
         first_token(args.checkpoint, LoadOptions(**{**asdict(options), "context_tokens": 4096}))
         return 0
     first = None
     if not args.no_first_token:
-        shared = ["--backend", args.backend, "--precision", precision, "--threads", str(args.threads)]
+        shared = ["--backend", args.backend, "--precision", precision, "--kv", args.kv, "--threads", str(args.threads)]
         first = time_first_token([args.checkpoint, *shared])
     say = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
     options = LoadOptions(**{**asdict(options), "context_tokens": cache_tokens(cases, args.steps)})
     with open_checkpoint(args.checkpoint) as checkpoint:
         model = BACKENDS[args.backend](checkpoint, options)
         results = measure(
-            model, cases, precision=precision, threads=args.threads, repeats=args.repeats, steps=args.steps,
+            model, cases, precision=precision, kv=args.kv, threads=args.threads, repeats=args.repeats, steps=args.steps,
             chunk_tokens=args.chunk_tokens,
             report=lambda result: say(f"{result.case}: {spread(result.tokens_per_s)} tokens/s"),
         )  # fmt: skip
@@ -395,16 +397,15 @@ def command(args: argparse.Namespace) -> int:
         config, name = checkpoint.config, checkpoint.path.name
         file_bytes = sum(file.stat().st_size for file in files_under(checkpoint.path))
     machine = describe_machine()
-    heading = (
-        f"{name}: {config.num_hidden_layers} layers, {args.backend}, {precision}, {args.threads} threads; {machine}."
-    )
+    kept = " int8 keys and values," if args.kv == "int8" else ""
+    heading = f"{name}: {config.num_hidden_layers} layers, {args.backend}, {precision},{kept} {args.threads} threads; {machine}."
     if not args.json:
         table = markdown(results, first, config, heading, file_bytes)
         replace_section(args.page, "benchmarks.cpu", table)
         print(table)
     print(json.dumps({
         "machine": machine, "checkpoint": name, "layers": config.num_hidden_layers, "backend": args.backend,
-        "precision": precision, "threads": args.threads, "results": [asdict(result) for result in results], "first_token": first,
+        "precision": precision, "kv": args.kv, "threads": args.threads, "results": [asdict(result) for result in results], "first_token": first,
     }))  # fmt: skip
     return 0
 

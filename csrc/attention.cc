@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "bf16.h"
 
@@ -45,7 +46,71 @@ const AttentionKernel* exact_match(Isa isa) {
 
 int first_visible(int position, int window) { return window == 0 ? 0 : std::max(0, position - window + 1); }
 
+// Writes n integers, `stride` apart, and returns the scale: times it they are x, to half of it.
+float quantise(const float* x, int n, int8_t* to, int stride) {
+  float greatest = 0;
+  for (int i = 0; i < n; ++i) greatest = std::max(greatest, std::abs(x[i]));
+  const float inverse = greatest > 0 ? 127 / greatest : 0;
+  for (int i = 0; i < n; ++i) to[i * stride] = static_cast<int8_t>(std::lrint(x[i] * inverse));
+  return greatest / 127;
+}
+
+// One head's part of a block, as KvType::bf16 and KvType::int8 have it: takes the key and value of one token, and
+// clears the values from a slot on.
+struct Bf16Head {
+  uint16_t *keys, *values;
+  int head_dim;
+
+  Bf16Head(uint8_t* at, int head_dim)
+      : keys(reinterpret_cast<uint16_t*>(at)), values(keys + kBlockTokens * head_dim), head_dim(head_dim) {}
+  void put(int slot, const float* k, const float* v) {
+    for (int d = 0; d < head_dim; ++d) {
+      keys[slot * head_dim + d] = to_bf16(k[d]);
+      values[d * kBlockTokens + slot] = to_bf16(v[d]);
+    }
+  }
+  void clear_values(int slot) {
+    for (int d = 0; d < head_dim; ++d) std::fill(values + d * kBlockTokens + slot, values + (d + 1) * kBlockTokens, 0);
+  }
+};
+
+struct Int8Head {
+  int8_t *keys, *values;
+  float* scales;
+  int head_dim;
+
+  Int8Head(uint8_t* at, int head_dim)
+      : keys(reinterpret_cast<int8_t*>(at)),
+        values(keys + kBlockTokens * head_dim),
+        scales(reinterpret_cast<float*>(values + kBlockTokens * head_dim)),
+        head_dim(head_dim) {}
+  void put(int slot, const float* k, const float* v) {
+    scales[slot] = quantise(k, head_dim, keys + slot * head_dim, 1);
+    scales[kBlockTokens + slot] = quantise(v, head_dim, values + slot, kBlockTokens);
+  }
+  void clear_values(int slot) { std::fill(scales + kBlockTokens + slot, scales + 2 * kBlockTokens, 0.0f); }
+};
+
+// Keys and values of one block's new tokens, `tokens` from `slot` on; k and v are rows of `stride` floats.
+template <class Head>
+void write_block(const AttentionShape& shape, const float* k, const float* v, int slot, int tokens, uint8_t* to) {
+  const size_t stride = shape.qkv_width();
+  for (int h = 0; h < shape.kv_heads; ++h) {
+    Head head(to + h * shape.head_bytes(), shape.head_dim);
+    const float *key = k + h * shape.head_dim, *value = v + h * shape.head_dim;
+    for (int i = 0; i < tokens; ++i) head.put(slot + i, key + i * stride, value + i * stride);
+    // Values of hidden keys have weight 0, but 0 times what another sequence left there may be NaN.
+    head.clear_values(slot + tokens);
+  }
+}
+
 }  // namespace
+
+KvType parse_kv(const std::string& name) {
+  if (name == "bf16") return KvType::bf16;
+  if (name == "int8") return KvType::int8;
+  throw std::invalid_argument("keys and values are kept as bf16 or int8, not " + name);
+}
 
 const AttentionKernel& attention_kernel(Isa isa, int head_dim) {
   const AttentionKernel* kernel = exact_match(isa);
@@ -59,6 +124,7 @@ struct Attention::Task {
   const Sequence* sequence;
   int row;   // of the sequence's first token in the batch
   int head;  // kv head
+  int oldest, newest;  // positions of its first and last token
   int first_tile, tiles;
   int first_span, spans;
   float* partials = nullptr;  // [spans][tiles] states, where the task was split
@@ -72,6 +138,8 @@ struct Attention::Scratch {
   float* partial;  // one state
   float* states;   // [kTaskTiles] states
   float* queries;  // [kTaskTiles][head_dim][kColumns], or half of it for bfloat16
+  uint16_t* expanded;  // [kSpanBlocks][head_elements], where the cache is int8
+  const uint16_t* cache[kSpanBlocks];  // of the span: what SpanArgs wants, for the blocks that the task sees
   int32_t positions[kColumns];
 };
 
@@ -79,6 +147,7 @@ Attention::Attention(const AttentionShape& shape, Isa isa, ThreadPool& pool)
     : shape_(shape), kernel_(&attention_kernel(isa, shape.head_dim)), pool_(&pool) {
   const size_t state = state_floats(shape.head_dim);
   scratch_floats_ = span_scratch_floats(shape.head_dim) + state + kTaskTiles * 2 * state;
+  if (shape.kv == KvType::int8) scratch_floats_ += kSpanBlocks * shape.head_elements() / 2;
   scratch_ = Buffer<float>(scratch_floats_ * static_cast<size_t>(pool.size()));
 }
 
@@ -89,43 +158,26 @@ Attention::Scratch Attention::scratch(int thread) {
   s.partial = s.span + span_scratch_floats(shape_.head_dim);
   s.states = s.partial + state;
   s.queries = s.states + kTaskTiles * state;
+  s.expanded = reinterpret_cast<uint16_t*>(s.queries + kTaskTiles * state);
   return s;
 }
 
-void Attention::write_cache(const float* qkv, const std::vector<Sequence>& batch, uint16_t* cache) {
-  const int head_dim = shape_.head_dim;
-  int row = 0;
+void Attention::write_cache(const float* qkv, const std::vector<Sequence>& batch, uint8_t* cache) {
+  const auto write = shape_.kv == KvType::bf16 ? write_block<Bf16Head> : write_block<Int8Head>;
+  const float* first = qkv + shape_.heads * shape_.head_dim;  // key of the sequence's first token
   for (const Sequence& sequence : batch) {
-    const float* first = qkv + static_cast<size_t>(row) * shape_.qkv_width() + shape_.heads * head_dim;
     // By whole blocks, so that no two threads write one cache line of the transposed values.
     const int first_block = sequence.position / kBlockTokens;
     const int blocks = (sequence.position + sequence.tokens - 1) / kBlockTokens - first_block + 1;
     pool_->run(blocks, [&](int i, int) {
       const int block = first_block + i;
-      uint16_t* to = cache + sequence.blocks[block] * shape_.block_elements();
       const int begin = std::max(sequence.position, block * kBlockTokens);
       const int end = std::min(sequence.position + sequence.tokens, (block + 1) * kBlockTokens);
-      for (int position = begin; position < end; ++position) {
-        const float* k = first + static_cast<size_t>(position - sequence.position) * shape_.qkv_width();
-        const float* v = k + shape_.kv_heads * head_dim;
-        const int slot = position % kBlockTokens;
-        for (int h = 0; h < shape_.kv_heads; ++h) {
-          uint16_t* keys = to + h * shape_.head_elements();
-          uint16_t* values = keys + kBlockTokens * head_dim;
-          for (int d = 0; d < head_dim; ++d) {
-            keys[slot * head_dim + d] = to_bf16(k[h * head_dim + d]);
-            values[d * kBlockTokens + slot] = to_bf16(v[h * head_dim + d]);
-          }
-        }
-      }
-      // Values of hidden keys have weight 0, but 0 times what another sequence left there may be NaN.
-      const int used = end - block * kBlockTokens;
-      for (int h = 0; h < shape_.kv_heads; ++h) {
-        uint16_t* values = to + h * shape_.head_elements() + kBlockTokens * head_dim;
-        for (int d = 0; d < head_dim; ++d) std::fill_n(values + d * kBlockTokens + used, kBlockTokens - used, 0);
-      }
+      const float* k = first + static_cast<size_t>(begin - sequence.position) * shape_.qkv_width();
+      write(shape_, k, k + shape_.kv_heads * shape_.head_dim, begin % kBlockTokens, end - begin,
+            cache + sequence.blocks[block] * shape_.block_bytes());
     });
-    row += sequence.tokens;
+    first += static_cast<size_t>(sequence.tokens) * shape_.qkv_width();
   }
 }
 
@@ -157,7 +209,7 @@ std::vector<Attention::Task> Attention::plan(const AttentionCall& call) const {
       const int first_span = first_visible(oldest, call.window) / kSpanTokens;
       const int spans = newest / kSpanTokens - first_span + 1;
       for (int head = 0; head < shape_.kv_heads; ++head) {
-        tasks.push_back({&sequence, row, head, tile, count, first_span, spans});
+        tasks.push_back({&sequence, row, head, oldest, newest, tile, count, first_span, spans});
       }
     }
     row += sequence.tokens;
@@ -193,6 +245,7 @@ void Attention::attend_all(const AttentionCall& call, const Task& task, int thre
     start(call, task, t, s.states + t * state);
   }
   for (int span = 0; span < task.spans; ++span) {
+    fetch(call, task, span, s);
     for (int t = 0; t < task.tiles; ++t) {
       if (reduce(call, task, t, span, s, s.partial)) {
         kernel_->merge(s.states + t * state, s.partial, columns(task, t), shape_.head_dim);
@@ -205,6 +258,7 @@ void Attention::attend_all(const AttentionCall& call, const Task& task, int thre
 void Attention::attend_span(const AttentionCall& call, const Task& task, int span, int thread) {
   Scratch s = scratch(thread);
   const size_t state = state_floats(shape_.head_dim);
+  fetch(call, task, span, s);
   for (int t = 0; t < task.tiles; ++t) {
     float* partial = task.partials + (static_cast<size_t>(span) * task.tiles + t) * state;
     pack_queries(call, task, t, s);
@@ -232,6 +286,24 @@ int Attention::columns(const Task& task, int tile) const {
   return std::min(kColumns, task.sequence->tokens * shape_.group() - (task.first_tile + tile) * kColumns);
 }
 
+// Finds the blocks of a span that any of the task's tiles sees, for `reduce`.
+void Attention::fetch(const AttentionCall& call, const Task& task, int span, Scratch& s) const {
+  const int span_block = (task.first_span + span) * kSpanBlocks;
+  const int first = std::max(span_block, first_visible(task.oldest, call.window) / kBlockTokens);
+  const int last = std::min(span_block + kSpanBlocks - 1, task.newest / kBlockTokens);
+  for (int b = first; b <= last; ++b) {
+    const uint8_t* at = call.cache + task.sequence->blocks[b] * shape_.block_bytes() + task.head * shape_.head_bytes();
+    const uint16_t*& found = s.cache[b - span_block];
+    if (shape_.kv == KvType::bf16) {
+      found = reinterpret_cast<const uint16_t*>(at);
+    } else {
+      uint16_t* to = s.expanded + (b - span_block) * shape_.head_elements();
+      kernel_->expand(at, shape_.head_dim, to);
+      found = to;
+    }
+  }
+}
+
 // One span's part of a tile, into `partial`; false where no column sees any of it.
 bool Attention::reduce(const AttentionCall& call, const Task& task, int tile, int span, Scratch& s, float* partial) const {
   const Sequence& sequence = *task.sequence;
@@ -245,11 +317,6 @@ bool Attention::reduce(const AttentionCall& call, const Task& task, int tile, in
   const int last = std::min(span_block + kSpanBlocks - 1, newest / kBlockTokens);
   if (first > last) return false;
 
-  const uint16_t* cache[kSpanBlocks];
-  for (int b = first; b <= last; ++b) {
-    cache[b - first] =
-        call.cache + sequence.blocks[b] * shape_.block_elements() + task.head * shape_.head_elements();
-  }
   kernel_->span({.queries = s.queries + static_cast<size_t>(tile) * kColumns * shape_.head_dim,
                  .positions = s.positions,
                  .oldest = oldest,
@@ -259,7 +326,7 @@ bool Attention::reduce(const AttentionCall& call, const Task& task, int tile, in
                  .window = call.window,
                  .first_key = first * kBlockTokens,
                  .blocks = last - first + 1,
-                 .cache = cache,
+                 .cache = s.cache + (first - span_block),
                  .scratch = s.span,
                  .max = partial,
                  .sum = partial + kColumns,

@@ -8,15 +8,21 @@
 // transpose), bfloat16. With it both products of S = K Q' and O = V' P read the cache along its rows, and queries lie
 // across the lanes of a vector, so that the softmax needs no reduction across lanes.
 //
+// KvType::int8 holds K and V in the same order as int8, then float32 scales [K, V][kBlockTokens]: a token's key (value)
+// of a head is its integers times its scale, the greatest magnitude / 127. A span's blocks are expanded to bfloat16 in
+// the thread's own memory before they are used, once for all tiles of a task, so that every kernel serves both.
+//
 // Work is cut into tiles of kColumns queries (tokens x heads of one kv head) by spans of kSpanTokens keys. A span begins
 // at a multiple of kSpanTokens; each is reduced by itself and merged in order. So the bits of a row depend on its
 // own query and keys alone: neither on threads, nor on the batch, nor on how a prompt was cut into chunks.
 //
-// FLOPs: 4 * head_dim for every query head and key. Bytes: 4 * kv_heads * head_dim a key, read once for every 64 tokens.
+// FLOPs: 4 * head_dim for every query head and key. Bytes: 4 * kv_heads * head_dim a key (int8: (2 * head_dim + 8) *
+// kv_heads), read once for every 64 tokens.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "buffer.h"
@@ -36,15 +42,25 @@ struct Sequence {
   const int32_t* blocks;
 };
 
+enum class KvType { bf16, int8 };
+
+// Throws std::invalid_argument for another name than these two.
+KvType parse_kv(const std::string& name);
+
 struct AttentionShape {
   int heads;
   int kv_heads;
   int head_dim;
+  KvType kv;
 
   int group() const { return heads / kv_heads; }
   int qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
+  // Values of one head's keys and values in a block; bytes of them, and of a block.
   size_t head_elements() const { return static_cast<size_t>(2) * kBlockTokens * head_dim; }
-  size_t block_elements() const { return kv_heads * head_elements(); }
+  size_t head_bytes() const {
+    return kv == KvType::bf16 ? head_elements() * sizeof(uint16_t) : head_elements() + 2 * kBlockTokens * sizeof(float);
+  }
+  size_t block_bytes() const { return kv_heads * head_bytes(); }
 };
 
 // One kernel call: up to kColumns queries over up to kSpanTokens keys. All columns hold valid queries (unused: zeros).
@@ -85,6 +101,8 @@ struct AttentionKernel {
   void (*span)(const SpanArgs&);
   // Merges state `from` into state `into`, both as state_floats has it.
   void (*merge)(float* into, const float* from, int columns, int head_dim);
+  // Of one head in one block: KvType::int8 into KvType::bf16.
+  void (*expand)(const uint8_t* from, int head_dim, uint16_t* to);
 };
 
 // The fastest kernel that `isa` allows for this head_dim.
@@ -93,7 +111,7 @@ const AttentionKernel& attention_kernel(Isa isa, int head_dim);
 struct AttentionCall {
   const float* qkv;                    // [all tokens][qkv_width], rotated; the sequences' tokens one after the other
   const std::vector<Sequence>& batch;  // with the blocks of this layer's pool
-  const uint16_t* cache;               // of this layer
+  const uint8_t* cache;                // of this layer
   const float* sinks;                  // [heads]
   int window;                          // 0: none
   float* out;                          // [all tokens][heads * head_dim]
@@ -104,7 +122,7 @@ class Attention {
   Attention(const AttentionShape& shape, Isa isa, ThreadPool& pool);
 
   // Writes keys and values of the new tokens into the cache of one layer; qkv as in AttentionCall.
-  void write_cache(const float* qkv, const std::vector<Sequence>& batch, uint16_t* cache);
+  void write_cache(const float* qkv, const std::vector<Sequence>& batch, uint8_t* cache);
 
   void attend(const AttentionCall& call);
 
@@ -123,6 +141,7 @@ class Attention {
   void attend_span(const AttentionCall& call, const Task& task, int span, int thread);
   void merge_spans(const AttentionCall& call, const Task& task, int thread);
 
+  void fetch(const AttentionCall& call, const Task& task, int span, Scratch& s) const;
   void pack_queries(const AttentionCall& call, const Task& task, int tile, Scratch& s) const;
   void start(const AttentionCall& call, const Task& task, int tile, float* state) const;
   bool reduce(const AttentionCall& call, const Task& task, int tile, int span, Scratch& s, float* partial) const;

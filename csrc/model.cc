@@ -38,7 +38,7 @@ Model::Model(const ModelShape& shape, const ModelWeights& weights, Isa isa, Prec
       read_ahead_(read_ahead) {
   for (int i = 0; i < shape.layers; ++i) {
     const size_t blocks = shape.is_windowed(i) ? window_cache_blocks : cache_blocks;
-    caches_.emplace_back(blocks * shape.attention.block_elements());
+    caches_.emplace_back(blocks * shape.attention.block_bytes());
   }
 }
 

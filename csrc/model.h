@@ -1,7 +1,8 @@
 // The forward pass of a gpt-oss network over a batch of chunks of token sequences, with its paged KV cache.
 // Knows nothing of files, sampling parameters, or who owns which cache block.
 //
-// A call reads the weights once whatever the batch, and 4 * kv_heads * head_dim bytes of cache a layer and visible key.
+// A call reads the weights once whatever the batch, and 4 * kv_heads * head_dim bytes of cache a layer and visible key
+// (about half of it where the cache is int8).
 // The residual stream is float32. One thread at a time may call; the work is spread over the thread pool. Arguments are
 // trusted: model_bindings.cc checks token ids, positions and blocks.
 #pragma once
@@ -74,8 +75,8 @@ class Model {
   // Draws a token from one of them: see unembed.h.
   int sample(int row, double temperature, uint64_t seed, int64_t position);
 
-  // The cache of one layer, [blocks][block_elements]; see attention.h.
-  uint16_t* cache(int layer) { return caches_[layer].data(); }
+  // The cache of one layer, [blocks][block_bytes]; see attention.h.
+  uint8_t* cache(int layer) { return caches_[layer].data(); }
 
   const char* attention_kernel() const { return attention_.kernel_name(); }
 
@@ -98,7 +99,7 @@ class Model {
   Attention attention_;
   Rotary rotary_;
   bool read_ahead_;  // the weights do not fit into memory
-  std::vector<Pages<uint16_t>> caches_;  // by layer
+  std::vector<Pages<uint8_t>> caches_;  // by layer
 
   // Of the tokens of one step.
   int tokens_ = 0;

@@ -65,9 +65,9 @@ struct LinearArgs {
 // See gpt_oss/backends/cpu/model.py for what the methods mean, and weights.py for where the arrays come from.
 class PyModel {
  public:
-  PyModel(nb::object config, const std::string& isa, const std::string& precision, int threads, int cache_blocks,
-          int window_cache_blocks, bool read_ahead)
-      : shape_(shape_of(config)),
+  PyModel(nb::object config, const std::string& isa, const std::string& precision, const std::string& kv, int threads,
+          int cache_blocks, int window_cache_blocks, bool read_ahead)
+      : shape_(shape_of(config, parse_kv(kv))),
         max_context_(nb::cast<int>(config.attr("max_context"))),
         cache_blocks_(cache_blocks),
         window_cache_blocks_(window_cache_blocks),
@@ -163,25 +163,25 @@ class PyModel {
   size_t block_bytes(bool windowed) const {
     size_t layers = 0;
     for (int i = 0; i < shape_.layers; ++i) layers += shape_.is_windowed(i) == windowed;
-    return layers * shape_.attention.block_elements() * sizeof(uint16_t);
+    return layers * shape_.attention.block_bytes();
   }
 
   void read_cache(Vector<const int32_t> blocks, Vector<const int32_t> window_blocks, Vector<uint8_t> data) {
-    copy_cache(blocks, window_blocks, data.shape(0), [&, at = data.data()](uint16_t* block, size_t bytes) mutable {
+    copy_cache(blocks, window_blocks, data.shape(0), [&, at = data.data()](uint8_t* block, size_t bytes) mutable {
       std::memcpy(at, block, bytes);
       at += bytes;
     });
   }
 
   void write_cache(Vector<const int32_t> blocks, Vector<const int32_t> window_blocks, Vector<const uint8_t> data) {
-    copy_cache(blocks, window_blocks, data.shape(0), [&, at = data.data()](uint16_t* block, size_t bytes) mutable {
+    copy_cache(blocks, window_blocks, data.shape(0), [&, at = data.data()](uint8_t* block, size_t bytes) mutable {
       std::memcpy(block, at, bytes);
       at += bytes;
     });
   }
 
  private:
-  static ModelShape shape_of(nb::object config) {
+  static ModelShape shape_of(nb::object config, KvType kv) {
     const auto integer = [&](const char* name) { return nb::cast<int>(config.attr(name)); };
     const auto real = [&](const char* name) { return nb::cast<double>(config.attr(name)); };
     return {.layers = integer("num_hidden_layers"),
@@ -191,7 +191,7 @@ class PyModel {
             .usable_vocab = integer("usable_vocab_size"),
             .hidden = integer("hidden_size"),
             .intermediate = integer("intermediate_size"),
-            .attention = {integer("num_attention_heads"), integer("num_key_value_heads"), integer("head_dim")},
+            .attention = {integer("num_attention_heads"), integer("num_key_value_heads"), integer("head_dim"), kv},
             .sliding_window = integer("sliding_window"),
             .swiglu_limit = static_cast<float>(real("swiglu_limit")),
             .norm_eps = static_cast<float>(real("rms_norm_eps")),
@@ -271,13 +271,13 @@ class PyModel {
     check(bytes == blocks.shape(0) * block_bytes(false) + window_blocks.shape(0) * block_bytes(true),
           "the data's size is not that of the blocks");
     nb::gil_scoped_release unlocked;
-    const size_t elements = shape_.attention.block_elements();
+    const size_t block_bytes = shape_.attention.block_bytes();
     for (const bool windowed : {false, true}) {
       const auto& wanted = windowed ? window_blocks : blocks;
       for (size_t i = 0; i < wanted.shape(0); ++i) {
         for (int layer = 0; layer < shape_.layers; ++layer) {
           if (shape_.is_windowed(layer) != windowed) continue;
-          copy(model_->cache(layer) + wanted.data()[i] * elements, elements * sizeof(uint16_t));
+          copy(model_->cache(layer) + wanted.data()[i] * block_bytes, block_bytes);
         }
       }
     }
@@ -298,9 +298,9 @@ void bind_model(nb::module_& m) {
   nb::class_<LinearArgs>(m, "Linear")
       .def(nb::init<Matrix<const uint16_t>, Vector<const uint8_t>, Vector<const uint16_t>>());
   nb::class_<PyModel>(m, "Model")
-      .def(nb::init<nb::object, const std::string&, const std::string&, int, int, int, bool>(), nb::arg("config"),
-           nb::arg("isa"), nb::arg("precision"), nb::arg("threads"), nb::arg("cache_blocks"),
-           nb::arg("window_cache_blocks"), nb::arg("read_ahead"))
+      .def(nb::init<nb::object, const std::string&, const std::string&, const std::string&, int, int, int, bool>(),
+           nb::arg("config"), nb::arg("isa"), nb::arg("precision"), nb::arg("kv"), nb::arg("threads"),
+           nb::arg("cache_blocks"), nb::arg("window_cache_blocks"), nb::arg("read_ahead"))
       .def("add_layer", &PyModel::add_layer, nb::arg("attention_norm"), nb::arg("qkv"), nb::arg("qkv_bias"),
            nb::arg("sinks"), nb::arg("out"), nb::arg("out_bias"), nb::arg("mlp_norm"), nb::arg("gate"),
            nb::arg("gate_bias"), nb::arg("mlp1_blocks"), nb::arg("mlp1_scales"), nb::arg("mlp1_bias"),

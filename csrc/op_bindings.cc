@@ -56,11 +56,11 @@ void bind_route(Array<const float, 2> x, Array<const uint16_t, 2> gate, Array<co
 
 // One layer's attention: writes the new keys and values into `cache`, then attends.
 std::string bind_attention(Array<const float, 2> qkv, const std::vector<std::tuple<int, int, std::vector<int32_t>>>& batch,
-                           Array<uint16_t, 2> cache, Array<const float, 1> sinks, int kv_heads, int head_dim, int window,
-                           const std::string& isa, int threads, Array<float, 2> out) {
-  const AttentionShape shape{static_cast<int>(sinks.shape(0)), kv_heads, head_dim};
+                           Array<uint8_t, 2> cache, Array<const float, 1> sinks, int kv_heads, int head_dim, int window,
+                           const std::string& isa, int threads, Array<float, 2> out, const std::string& kv) {
+  const AttentionShape shape{static_cast<int>(sinks.shape(0)), kv_heads, head_dim, parse_kv(kv)};
   check(shape.heads % kv_heads == 0 && head_dim % 8 == 0, "heads must be a multiple of kv_heads, head_dim of 8");
-  check(cache.shape(1) == shape.block_elements() && static_cast<int>(qkv.shape(1)) == shape.qkv_width() &&
+  check(cache.shape(1) == shape.block_bytes() && static_cast<int>(qkv.shape(1)) == shape.qkv_width() &&
             static_cast<int>(out.shape(1)) == shape.heads * head_dim && out.shape(0) == qkv.shape(0),
         "shapes differ");
   std::vector<Sequence> sequences;

@@ -52,6 +52,9 @@ def add_load_arguments(
     )
     parser.add_argument("--precision", help="cpu: balanced (default) or exact; torch: bf16 (default), float32, float64")
     parser.add_argument(
+        "--kv", choices=["bf16", "int8"], default="bf16", help="cpu: keys and values; int8 is half the memory"
+    )
+    parser.add_argument(
         "-c", "--context", type=int, metavar="TOKENS", default=context, help="longest prompt plus answer, in tokens"
     )
     parser.add_argument("--threads", type=int, help="threads of the cpu backend (default: every core)")
@@ -60,7 +63,11 @@ def add_load_arguments(
 
 def load_options(args: argparse.Namespace) -> LoadOptions:
     return LoadOptions(
-        backend=args.backend, precision=args.precision, context_tokens=args.context, threads=args.threads
+        backend=args.backend,
+        precision=args.precision,
+        kv=args.kv,
+        context_tokens=args.context,
+        threads=args.threads,
     )
 
 

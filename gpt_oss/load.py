@@ -26,6 +26,7 @@ class LoadOptions:
 
     backend: "auto" is torch under torchrun with several processes, else cpu.
     precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64".
+    kv: what keys and values are kept as; int8 takes about half of the memory and is of the cpu backend.
     context_tokens: the longest prompt plus answer, in tokens; bounds the memory of the KV cache.
     threads: cpu only; None is every core.
     keep_prefixes: keep the prefix cache on disk between runs (at most 1 GiB a model), so that a prompt seen before is
@@ -34,6 +35,7 @@ class LoadOptions:
 
     backend: str = "auto"
     precision: str | None = None
+    kv: Literal["bf16", "int8"] = "bf16"
     context_tokens: int | None = None
     threads: int | None = None
     speculate: bool = True
@@ -49,12 +51,20 @@ def _open_cpu(checkpoint: Checkpoint, options: LoadOptions) -> Model:
         raise ParameterError(f"the cpu backend's precision is balanced or exact, not {options.precision!r}")
     if options.threads is not None and options.threads < 1:
         raise ParameterError(f"threads must be 1 or more, not {options.threads}")
-    return open_model(checkpoint, precision=precision, threads=options.threads, cache_tokens=options.context_tokens)
+    return open_model(
+        checkpoint,
+        precision=precision,
+        kv=options.kv,
+        threads=options.threads,
+        cache_tokens=options.context_tokens,
+    )
 
 
 def _open_torch(checkpoint: Checkpoint, options: LoadOptions) -> Model:
     from gpt_oss.backends.torch import open_model
 
+    if options.kv != "bf16":
+        raise ParameterError(f"{options.kv} keys and values need the cpu backend; choose it, or bf16")
     return open_model(checkpoint, dtype=options.precision or "bf16", cache_tokens=options.context_tokens)
 
 

@@ -97,6 +97,6 @@ struct TileProduct {
 }  // namespace
 
 extern const AttentionKernel kAttention_amx{"amx-bf16", QueryLayout::kBf16Pairs, 32, span_bf16<TileProduct>,
-                                            Tile<16>::merge};
+                                            Tile<16>::merge, expand_bf16};
 
 }  // namespace gpt_oss

@@ -3,6 +3,7 @@
 
 namespace gpt_oss {
 
-extern const AttentionKernel kAttention_avx2{"avx2", QueryLayout::kFloat, 8, Tile<8>::span, Tile<8>::merge};
+extern const AttentionKernel kAttention_avx2{"avx2", QueryLayout::kFloat, 8, Tile<8>::span, Tile<8>::merge,
+                                             Tile<8>::expand};
 
 }  // namespace gpt_oss

@@ -3,6 +3,7 @@
 
 namespace gpt_oss {
 
-extern const AttentionKernel kAttention_avx512{"avx512", QueryLayout::kFloat, 8, Tile<16>::span, Tile<16>::merge};
+extern const AttentionKernel kAttention_avx512{"avx512", QueryLayout::kFloat, 8, Tile<16>::span, Tile<16>::merge,
+                                               Tile<16>::expand};
 
 }  // namespace gpt_oss

@@ -75,6 +75,6 @@ struct VectorProduct {
 }  // namespace
 
 extern const AttentionKernel kAttention_avx512bf16{"avx512-bf16", QueryLayout::kBf16Pairs, 8, span_bf16<VectorProduct>,
-                                                   Tile<16>::merge};
+                                                   Tile<16>::merge, expand_bf16};
 
 }  // namespace gpt_oss

@@ -52,6 +52,30 @@ inline void exponentiate(const SpanArgs& a, int block, int column, float* scores
   }
 }
 
+// 32 integers times a scale each, rounded.
+inline void expand_32(const int8_t* from, __m512 low_scales, __m512 high_scales, uint16_t* to) {
+  const auto floats = [from](int at) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at))));
+  };
+  const __m512 low = floats(0), high = floats(16);
+  const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, high_scales), _mm512_mul_ps(low, low_scales));
+  _mm512_storeu_si512(to, reinterpret_cast<__m512i>(both));
+}
+
+// AttentionKernel::expand. Where head_dim is no multiple of 32, what a key leaves behind its end is written over by the
+// key or the value that comes after it.
+inline void expand_bf16(const uint8_t* from, int head_dim, uint16_t* to) {
+  const int values = kBlockTokens * head_dim;
+  const auto* integers = reinterpret_cast<const int8_t*>(from);
+  const auto* scales = reinterpret_cast<const float*>(from + 2 * values);
+  for (int key = 0; key < kBlockTokens; ++key, integers += head_dim, to += head_dim) {
+    const __m512 scale = _mm512_set1_ps(scales[key]);
+    for (int d = 0; d < head_dim; d += 32) expand_32(integers + d, scale, scale, to + d);
+  }
+  const __m512 low = _mm512_loadu_ps(scales + kBlockTokens), high = _mm512_loadu_ps(scales + kBlockTokens + 16);
+  for (int d = 0; d < head_dim; ++d) expand_32(integers + d * kBlockTokens, low, high, to + d * kBlockTokens);
+}
+
 // AttentionKernel::span, queries as QueryLayout::kBf16Pairs.
 template <class Product>
 void span_bf16(const SpanArgs& a) {

@@ -3,6 +3,7 @@
 
 namespace gpt_oss {
 
-extern const AttentionKernel kAttention_neon{"neon", QueryLayout::kFloat, 8, Tile<4>::span, Tile<4>::merge};
+extern const AttentionKernel kAttention_neon{"neon", QueryLayout::kFloat, 8, Tile<4>::span, Tile<4>::merge,
+                                             Tile<4>::expand};
 
 }  // namespace gpt_oss

@@ -60,8 +60,24 @@ void merge(float* into, const float* from, int columns, int head_dim) {
   }
 }
 
+uint16_t narrow(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+void expand(const uint8_t* from, int head_dim, uint16_t* to) {
+  const int values = kBlockTokens * head_dim;
+  const auto* integers = reinterpret_cast<const int8_t*>(from);
+  const auto* scales = reinterpret_cast<const float*>(from + 2 * values);
+  for (int i = 0; i < values; ++i) {
+    to[i] = narrow(integers[i] * scales[i / head_dim]);
+    to[values + i] = narrow(integers[values + i] * scales[kBlockTokens + i % kBlockTokens]);
+  }
+}
+
 }  // namespace
 
-extern const AttentionKernel kAttention_plain{"plain", QueryLayout::kFloat, 1, span, merge};
+extern const AttentionKernel kAttention_plain{"plain", QueryLayout::kFloat, 1, span, merge, expand};
 
 }  // namespace gpt_oss

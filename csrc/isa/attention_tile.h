@@ -130,6 +130,25 @@ struct Tile {
     }
   }
 
+  static uint16_t narrow(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+  }
+
+  // AttentionKernel::expand.
+  static void expand(const uint8_t* from, int head_dim, uint16_t* to) {
+    const int values = kBlockTokens * head_dim;
+    const auto* integers = reinterpret_cast<const int8_t*>(from);
+    const auto* scales = reinterpret_cast<const float*>(from + 2 * values);
+    for (int key = 0; key < kBlockTokens; ++key, integers += head_dim, to += head_dim) {
+      for (int d = 0; d < head_dim; ++d) to[d] = narrow(integers[d] * scales[key]);
+    }
+    for (int d = 0; d < head_dim; ++d, integers += kBlockTokens, to += kBlockTokens) {
+      for (int key = 0; key < kBlockTokens; ++key) to[key] = narrow(integers[key] * scales[kBlockTokens + key]);
+    }
+  }
+
   // AttentionKernel::span in float32, queries as QueryLayout::kFloat.
   static void span(const SpanArgs& a) {
     const auto* queries = static_cast<const float*>(a.queries);

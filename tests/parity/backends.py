@@ -53,12 +53,14 @@ def _torch(dtype: str, device: str = "cpu", **tolerances: Any) -> Backend:
     return Backend(f"torch {dtype}", open_model, torchrun=dtype, **tolerances)
 
 
-def _cpu(precision: Literal["exact", "balanced"], **tolerances: Any) -> Backend:
+def _cpu(precision: Literal["exact", "balanced"], kv: Literal["bf16", "int8"] = "bf16", **tolerances: Any) -> Backend:
     def open_model(checkpoint: Checkpoint, cache_tokens: int) -> Model:
         repacked = checkpoint.path.parent / "repacked"
-        return cpu.open_model(checkpoint, precision=precision, threads=2, cache_tokens=cache_tokens, cache_dir=repacked)
+        return cpu.open_model(
+            checkpoint, precision=precision, kv=kv, threads=2, cache_tokens=cache_tokens, cache_dir=repacked
+        )
 
-    return Backend(f"cpu {precision}", open_model, **tolerances)
+    return Backend(f"cpu {precision}" + (" int8 kv" if kv == "int8" else ""), open_model, **tolerances)
 
 
 BACKENDS = [
@@ -67,6 +69,7 @@ BACKENDS = [
     _torch("bf16", near=0.07, far=0.07, transformers=0.07, rounds=True),
     _cpu("exact", near=0.07, far=0.07, transformers=0.07, rounds=True),
     _cpu("balanced", near=0.2, far=0.2, transformers=0.2, rounds=True),
+    _cpu("exact", "int8", near=0.07, far=0.07, transformers=0.07, rounds=True),
 ]
 if torch.cuda.is_available():
     BACKENDS += [

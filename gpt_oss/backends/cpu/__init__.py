@@ -34,6 +34,7 @@ def open_model(
     checkpoint: Checkpoint,
     *,
     precision: Literal["balanced", "exact"] = "balanced",
+    kv: Literal["bf16", "int8"] = "bf16",
     threads: int | None = None,
     cache_tokens: int | None = None,
     isa: str | None = None,
@@ -43,6 +44,7 @@ def open_model(
 
     precision: "exact" is the released weights as they are, bf16 and MXFP4; "balanced" has attention and unembedding
         weights as int8 with a scale for every 32, and activations likewise.
+    kv: what keys and values are kept as; int8, with a scale for each token and head, takes 53% of the memory.
     threads: None is every core that this process may use. isa: None is the best of instruction_sets().
     cache_tokens: room in the KV cache, over all sequences; None fits it to the free memory.
     cache_dir: where repacked weights are kept; None is repack.default_cache_dir().
@@ -60,16 +62,17 @@ def open_model(
     read_ahead = streams_from_disk(weights, free)
     if read_ahead:
         warnings.warn(what_to_expect(config, weights, free), stacklevel=2)
-    tokens = cache_tokens or default_cache_tokens(config, weights, free)
+    tokens = cache_tokens or default_cache_tokens(config, kv, weights, free)
     size = cache_size(config, tokens, _native.BLOCK_TOKENS)
     try:
-        native = _native.Model(config, isa, precision, threads, size.blocks, size.window_blocks, read_ahead)
+        native = _native.Model(config, isa, precision, kv, threads, size.blocks, size.window_blocks, read_ahead)
         load_weights(native, checkpoint, precision, threads, cache_dir)
     except ValueError as error:
         raise ConfigError(f"{checkpoint.path}: {error}") from error
     except MemoryError as error:
         raise BackendError(f"no memory for a KV cache of {tokens} tokens", hint="Ask for a shorter context.") from error
-    return CpuModel(native, config, f"{isa}, {precision}, {threads} thread{'s' if threads > 1 else ''}")
+    kept = ", int8 keys and values" if kv == "int8" else ""
+    return CpuModel(native, config, f"{isa}, {precision}{kept}, {threads} thread{'s' if threads > 1 else ''}")
 
 
 def _usable_cores() -> int:

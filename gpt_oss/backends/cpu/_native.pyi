@@ -36,6 +36,7 @@ class Model:
         config: ModelConfig,
         isa: str,
         precision: str,
+        kv: str,
         threads: int,
         cache_blocks: int,
         window_cache_blocks: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gpt_oss.model.config import ModelConfig
 
@@ -38,14 +39,15 @@ def checkpoint_bytes(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.suffix in (".safetensors", ".bin"))
 
 
-def cache_bytes_per_token(config: ModelConfig) -> int:
-    """Keys and values in bf16, over all layers."""
-    return config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 2
+def cache_bytes_per_token(config: ModelConfig, kv: Literal["bf16", "int8"]) -> int:
+    """Keys and values over all layers; int8 has a float32 scale for each head's key and value."""
+    head_bytes = config.head_dim * 2 if kv == "bf16" else config.head_dim + 4
+    return config.num_hidden_layers * 2 * config.num_key_value_heads * head_bytes
 
 
-def default_cache_tokens(config: ModelConfig, weights_bytes: int, free_bytes: int) -> int:
+def default_cache_tokens(config: ModelConfig, kv: Literal["bf16", "int8"], weights_bytes: int, free_bytes: int) -> int:
     """Half of what the weights leave free, from 8192 tokens up to two whole contexts."""
-    room = int((free_bytes - weights_bytes) * _SHARE_OF_FREE_MEMORY) // cache_bytes_per_token(config)
+    room = int((free_bytes - weights_bytes) * _SHARE_OF_FREE_MEMORY) // cache_bytes_per_token(config, kv)
     return max(_LEAST_TOKENS, min(room, 2 * config.max_context))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,17 +15,24 @@ RELEASED = ModelConfig()
 
 
 def test_bytes_of_the_released_shape() -> None:
-    assert memory.cache_bytes_per_token(RELEASED) == 48 * 1024
+    assert memory.cache_bytes_per_token(RELEASED, "bf16") == 48 * 1024
+    assert memory.cache_bytes_per_token(RELEASED, "int8") == 25.5 * 1024
     assert memory.expert_bytes_per_token(RELEASED) == pytest.approx(1.27 * GB, rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("free", "tokens"),
-    [(10 * GB, 8192), (14 * GB, 10_172), (24 * GB, 111_897), (500 * GB, 2 * 131_072)],
+    ("kv", "free", "tokens"),
+    [
+        ("bf16", 10 * GB, 8192),
+        ("bf16", 14 * GB, 10_172),
+        ("bf16", 24 * GB, 111_897),
+        ("bf16", 500 * GB, 2 * 131_072),
+        ("int8", 14 * GB, 19_148),
+    ],
     ids=str,
 )
-def test_cache_follows_free_memory(free: int, tokens: int) -> None:
-    assert memory.default_cache_tokens(RELEASED, 13 * GB, free) == tokens
+def test_cache_follows_free_memory(kv: Literal["bf16", "int8"], free: int, tokens: int) -> None:
+    assert memory.default_cache_tokens(RELEASED, kv, 13 * GB, free) == tokens
 
 
 def test_pools_cover_the_tokens() -> None:
