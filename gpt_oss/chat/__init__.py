@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from gpt_oss.load import load
 
     options = replace(load_options(args), keep_prefixes=True)
+    if sys.stderr.isatty():
+        print("Loading …", end="\r", file=sys.stderr, flush=True)
     generator = load(args.checkpoint or babbler.babbling_checkpoint(), options)
     if args.checkpoint is None:
         print(babbler.NOTICE, file=sys.stderr)

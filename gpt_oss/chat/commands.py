@@ -67,6 +67,7 @@ def _load(chat: Chat, argument: str) -> Next:
     chat.session.messages[:] = saved.messages
     chat.session.reasoning_effort = saved.reasoning_effort
     chat.asked = last_asked(saved.messages)
+    chat.count_context()
     return Next(f"{plural(len(saved.messages), 'message')} loaded from {path}.", replay=True)
 
 
@@ -80,6 +81,7 @@ def _tools(chat: Chat, argument: str) -> Next:
             raise ParameterError(f"/tools takes on or off and a tool's name; the tools are {known}")
         (tools.off.discard if switch == "on" else tools.off.add)(name)
         chat.session.toolbox = tools.toolbox()
+        chat.count_context()
     if not tools.names:
         return Next("There are no tools: start the chat with -b, -p, -a or --mcp.")
     return Next("\n".join(f"{'off' if name in tools.off else 'on ':3}  {name}" for name in tools.names))
@@ -109,7 +111,7 @@ def _edit(chat: Chat, _: str) -> Next:
 def _clear(chat: Chat, _: str) -> Next:
     chat.session.forget()
     chat.asked = None
-    chat.meter.context_used = 0
+    chat.count_context()
     return Next("The conversation starts over.")
 
 
@@ -130,7 +132,10 @@ def _quit(chat: Chat, _: str) -> Next:
 def _path(argument: str, name: str) -> Path:
     if not argument:
         raise ParameterError(f"{name} needs the name of a file")
-    return Path(argument).expanduser()
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError as error:
+        raise ParameterError(f"{name} cannot find that file: {error}") from error
 
 
 COMMANDS = {

@@ -104,6 +104,7 @@ async def _answer(chat: Chat, screen: Screen, question: str) -> bool:
             return False
         finally:
             drawing.cancel()
+            view.close()
     return True
 
 
@@ -157,7 +158,8 @@ def _quiet_keyboard() -> Iterator[None]:
         return
     before = termios.tcgetattr(sys.stdin)
     quiet = termios.tcgetattr(sys.stdin)
-    quiet[3] &= ~termios.ECHO
+    quiet[0] &= ~termios.ICRNL  # Enter stays Enter
+    quiet[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
     try:
         yield

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,15 +46,18 @@ def save(path: Path, chat: SavedChat) -> None:
         "messages": [_to_json(message) for message in chat.messages],
     }
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="ascii") as file:
-            json.dump(document, file)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise ParameterError(f"{path} cannot be written: {error.strerror}") from error
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gpt-oss-") as folder:
+            part = Path(folder, "chat.json")
+            part.write_text(json.dumps(document), encoding="ascii")
+            part.replace(path)
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read(path: Path) -> SavedChat:
     """Raises ParameterError, with the place, for a file that is not a whole chat."""
+    if not path.is_file():
+        raise ParameterError(f"there is no file {path}")
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:

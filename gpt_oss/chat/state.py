@@ -11,7 +11,7 @@ from openai_harmony import Message, TextContent
 from gpt_oss.chat.text import one_line
 from gpt_oss.chat.toolset import Toolset
 from gpt_oss.events import Event, RoundStarted, Sampled
-from gpt_oss.harmony.render import AnyMessage
+from gpt_oss.harmony.render import AnyMessage, Conversation, render
 from gpt_oss.session import AsyncSession
 
 
@@ -72,6 +72,9 @@ class Chat:
     meter: Meter = field(default_factory=Meter)
     asked: Asked | None = None
 
+    def __post_init__(self) -> None:
+        self.count_context()
+
     def status(self) -> str:
         """`gpt-oss-20b · 43.1 tokens/s · context 1,234/8,192 (15 %) · effort low · tools browser, python`."""
         used, most = self.meter.context_used, self.session.generator.context_tokens
@@ -86,12 +89,17 @@ class Chat:
         ]
         return " · ".join(part for part in parts if part)
 
+    def count_context(self) -> None:
+        """The status says what the next prompt takes, before its question."""
+        self.meter.context_used = len(render(Conversation(self.session.history)))
+
     def take_back(self) -> Asked | None:
         """Undo the last question and its answer, and give it; None where nothing was asked."""
         asked = self.asked
         if asked is not None:
             self.session.messages[:] = asked.before
             self.asked = last_asked(asked.before)
+            self.count_context()
         return asked
 
 

@@ -37,6 +37,7 @@ from gpt_oss.tools.apply_patch import unwrap
 from gpt_oss.tools.tool import text_of
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+READING = "reading the prompt"
 RESULT_LINES = 3  # of a tool's result that are shown
 DIM, NOTICE, ERROR = "dim", "yellow", "red"
 
@@ -50,7 +51,7 @@ class AnswerView:
         self._status = status
         self._notes = Footnotes()
         self._writing: _Writing | None = None  # the message that is being shown
-        self._busy = "reading"  # what is going on while no text is shown
+        self._busy = READING  # what is going on while no text is shown
         self._since = time.monotonic()
         self._repairs = 0
         self._blank = True  # the last line printed is empty
@@ -58,7 +59,7 @@ class AnswerView:
     def add(self, event: Event) -> None:
         match event:
             case RoundStarted():
-                self._wait("reading")
+                self._wait(READING)
             case MessageStarted(header):
                 self._start(header)
             case TextDelta(text) if self._writing:
@@ -74,7 +75,7 @@ class AnswerView:
                 self._wait(one_line(name, 40))
             case ToolDone():
                 self._result(event)
-                self._wait("reading")
+                self._wait(READING)
             case ContextTrimmed():
                 self._paragraph(Text(trimmed_notice(event), NOTICE))
             case TurnDone():
@@ -82,19 +83,17 @@ class AnswerView:
 
     def draw(self) -> None:
         """Print what is finished, and show the rest as the tail."""
-        parts: list[RenderableType] = []
+        rest: RenderableType | None
         if self._writing:
             finished, rest = self._writing.take()
-            if finished is not None:
-                self._paragraph(finished)
-            if rest is not None:
-                parts = [rest] if self._blank or self._writing.flows else [Text(), rest]
+            self._print_text(finished)
         else:
             seconds = time.monotonic() - self._since
             frame = SPINNER[int(seconds * 10) % len(SPINNER)]
-            parts = [Text(f"{frame} {self._busy} · {seconds:.0f} s", DIM)]
-            parts = parts if self._blank else [Text(), *parts]
-        self._screen.set_tail(*parts, Text(self._status(), DIM, no_wrap=True, overflow="ellipsis"))
+            rest = Text(f"{frame} {self._busy} · {seconds:.0f} s", DIM)
+        gap = [Text()] if rest is not None and self._needs_gap() else []
+        status = Text(self._status(), DIM, no_wrap=True, overflow="ellipsis")
+        self._screen.set_tail(*gap, *([] if rest is None else [rest]), status)
 
     def interrupted(self) -> None:
         """The user stopped the answer: what was said stands."""
@@ -104,6 +103,12 @@ class AnswerView:
     def failed(self, sentence: str) -> None:
         self._flush()
         self._paragraph(Text(visible(sentence), ERROR))
+
+    def close(self) -> None:
+        """An empty line below everything, where the next prompt stands."""
+        self._flush()
+        if not self._blank:
+            self._screen.print(Text())
 
     def _wait(self, busy: str) -> None:
         self._writing, self._busy, self._since = None, busy, time.monotonic()
@@ -123,26 +128,29 @@ class AnswerView:
             seconds = time.monotonic() - self._since
             self._paragraph(Text(f"thought for {seconds:.1f} s · {plural(len(message.tokens), 'token')}", DIM))
         self._flush()
-        self._wait("reading")
+        self._wait(READING)
 
     def _flush(self) -> None:
         """The message that is being shown is printed to its end."""
         if self._writing:
-            last = self._writing.rest()
-            if last is not None:
-                self._paragraph(last)
+            self._print_text(self._writing.rest())
             self._writing = None
-        if not self._blank:
-            self._screen.print(Text())
-            self._blank = True
+
+    def _print_text(self, part: RenderableType | None) -> None:
+        """More of the message that is being shown."""
+        if part is not None and self._writing:
+            self._paragraph(part)
+            self._writing.begun = True
 
     def _paragraph(self, part: RenderableType) -> None:
-        """Print for good. Paragraphs are a blank line apart, but for the lines of one flowing text."""
-        flows = self._writing is not None and self._writing.flows
-        if not self._blank and not flows:
-            self._screen.print(Text())
-        self._screen.print(part)
+        """Print for good."""
+        self._screen.print(*([Text()] if self._needs_gap() else []), part)
         self._blank = False
+
+    def _needs_gap(self) -> bool:
+        """Paragraphs are an empty line apart, but for the lines of one flowing text."""
+        goes_on = self._writing is not None and self._writing.flows and self._writing.begun
+        return not self._blank and not goes_on
 
     def _result(self, done: ToolDone) -> None:
         text = visible("\n".join(text_of(answer) for answer in done.answers)).strip("\n")
@@ -171,12 +179,14 @@ class AnswerView:
 
 
 class _Writing(ABC):
-    """Text that grows at its end. flows: its pieces follow each other without a blank line between them."""
+    """Text that grows at its end. flows: its pieces follow each other without an empty line between them.
+    begun: some of it has been printed."""
 
     flows = False
 
     def __init__(self) -> None:
         self.text = ""
+        self.begun = False
 
     def cite(self, mark: str, number: int) -> None:
         """The mark that the text ends in becomes a footnote's number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from gpt_oss.tools.toolbox import Toolbox
 
 @dataclass
 class Toolset:
-    """Every tool of a chat; `off` names those that the user has switched off. close: what gives back their servers."""
+    """Every tool of a chat; `off` names those that the user has switched off. Closing it ends what they run."""
 
     tools: list[Tool] = field(default_factory=list)
     off: set[str] = field(default_factory=set)
-    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    resources: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
     def names(self) -> list[str]:
@@ -27,11 +27,12 @@ class Toolset:
         """Those that are on. Raises ParameterError where two have the same name."""
         return Toolbox.of(tool for tool in self.tools if tool.name not in self.off)
 
+    def add(self, tool: Tool) -> None:
+        self.tools.append(tool)
+        self.resources.push_async_callback(tool.close)
+
     async def close(self) -> None:
-        for tool in self.tools:
-            await tool.close()
-        for close in self.closers:
-            await close()
+        await self.resources.aclose()
 
 
 def add_tool_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,18 +75,19 @@ async def _open(tools: Toolset, args: argparse.Namespace) -> None:
         from gpt_oss.tools.simple_browser import SimpleBrowserTool
         from gpt_oss.tools.simple_browser.backend import choose_backend
 
-        tools.tools.append(SimpleBrowserTool(backend=choose_backend(args.browser_backend)))
+        tools.add(SimpleBrowserTool(backend=choose_backend(args.browser_backend)))
     if args.python:
         from gpt_oss.tools.python_docker.docker_tool import PythonTool
 
-        tools.tools.append(PythonTool(sandbox=args.python_sandbox))
+        tools.add(PythonTool(sandbox=args.python_sandbox))
     if args.apply_patch:
         from gpt_oss.tools.patch_tool import ApplyPatchTool
 
-        tools.tools.append(ApplyPatchTool(args.root))
+        tools.add(ApplyPatchTool(args.root))
     for spec in args.mcp:
         from gpt_oss.tools.mcp_client import connect
 
         server = await connect(spec)
-        tools.closers.append(server.close)
-        tools.tools += server.tools
+        tools.resources.push_async_callback(server.close)
+        for tool in server.tools:
+            tools.add(tool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import pexpect
@@ -26,10 +27,11 @@ class _Emulator(pyte.HistoryScreen):
 class Terminal:
     """Type with `type`, read `text` (all that ever scrolled by and what is shown) or `shown` (the lines on screen)."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], *, columns: int = 80, lines: int = 30) -> None:
-        self.child = pexpect.spawn(
-            command[0], list(command[1:]), env=dict(env), dimensions=(lines, columns), timeout=60
-        )
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, columns: int = 100, lines: int = 30
+    ) -> None:
+        size = (lines, columns)
+        self.child = pexpect.spawn(command[0], list(command[1:]), cwd=str(cwd), env=dict(env), dimensions=size)
         self.child.delaybeforesend = None
         self.screen = _Emulator(columns, lines, self.child.send)
         self.received = b""
