@@ -2,6 +2,7 @@
 
 from gpt_oss.harmony.convert import Aliases, Prompt, from_chat, from_responses, to_chat, to_responses
 from gpt_oss.harmony.events import Event, Header, MessageDone, MessageStarted, ParsedMessage, Repaired, TextDelta
+from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar
 from gpt_oss.harmony.parser import Parser, parse
 from gpt_oss.harmony.render import Conversation, ResponseFormat, render, render_prompt
 
@@ -9,6 +10,7 @@ __all__ = [
     "Aliases",
     "Conversation",
     "Event",
+    "FunctionSchema",
     "Header",
     "MessageDone",
     "MessageStarted",
@@ -18,6 +20,7 @@ __all__ = [
     "Repaired",
     "ResponseFormat",
     "TextDelta",
+    "answer_grammar",
     "from_chat",
     "from_responses",
     "parse",
