@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from pathlib import Path
 
-from tests.chat.conftest import Start
-from tests.chat.terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_J, ENTER
+import pytest
+
+from gpt_oss.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, START
+from tests.chat.conftest import REPOSITORY, Start
+from tests.chat.terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_J, ENTER, Terminal
 
 FINAL = "<|channel|>final<|message|>"
 THOUGHT = "<|channel|>analysis<|message|>"
@@ -251,3 +256,33 @@ def test_one_question_and_exit(chat: Start) -> None:
     terminal = chat([final("The **answer**.")], "-m", "question")
     assert terminal.exit_code() == 0
     assert "The answer." in terminal.text
+
+
+def test_a_random_network_babbles_for_two_thousand_tokens(babbler: Path, home: dict[str, str], tmp_path: Path) -> None:
+    flags = ["-l", "600", "--seed", "1", "--threads", "1"]
+    command = [sys.executable, "-m", "gpt_oss.chat", str(babbler), *flags]
+    with Terminal(command, {**home, "PYTHONPATH": str(REPOSITORY)}, tmp_path) as terminal:
+        for number in range(5):
+            terminal.ask(f"question {number}")
+            terminal.wait_for_prompt(seconds=60)
+        terminal.ask("/save babble.json")
+        terminal.wait_for("messages saved")
+        terminal.ask("/quit")
+        assert terminal.exit_code() == 0
+        assert "Traceback" not in terminal.text
+    messages = json.loads((tmp_path / "babble.json").read_text())["messages"]
+    assert sum(len(entry["sampled"]["tokens"]) for entry in messages if "sampled" in entry) >= 2000
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_tokens_come_the_screen_survives(chat: Start, seed: int) -> None:
+    """Random tokens, a third of them special: messages begin, break off and call nobody all the time."""
+    draw = random.Random(seed)
+    special = [START, CHANNEL, MESSAGE, END, CONSTRAIN, CALL]
+    tokens = [draw.choice(special) if draw.random() < 0.3 else draw.randrange(200_000) for _ in range(2000)]
+    terminal = chat([{"tokens": tokens}] * 8, "-l", "2000")
+    terminal.ask("Go on.")
+    terminal.wait_for_prompt()
+    terminal.ask("/help")
+    terminal.wait_for("end the chat")
+    assert "Traceback" not in terminal.text
