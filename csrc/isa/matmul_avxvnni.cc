@@ -1,24 +1,56 @@
-// The matrix kernels for AVX-VNNI: those of AVX2 with a dot product of bytes that nothing saturates.
-#include "matmul_few_256.h"
+// The matrix kernels for AVX-VNNI: those of AVX2 with a dot product of bytes, which nothing saturates.
+#include "matmul_many_256.h"
 
 namespace gpt_oss {
 namespace {
 
+// sum += w * x, four by four. In assembly, for gcc 12 copies the sums of the intrinsic from register to register.
+inline void dpbusd(__m256i& sum, __m256i w, __m256i x) {
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x));
+}
+
+template <int kWeightOffset>
 struct Vnni {
-  static __m256i mxfp4(__m256i even, __m256i odd, __m256i x_even, __m256i x_odd, __m256i start) {
+  static constexpr int kRegisters = 4, kTokens = 3, kOffset = kWeightOffset, kFlip = 0;
+
+  static __m256i multiply(__m256i even, __m256i odd, __m256i x_even, __m256i x_odd, __m256i start) {
     return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(start, even, x_even), odd, x_odd);
   }
 
-  static __m256i int8(__m256i even, __m256i odd, __m256i x_even, __m256i x_odd, __m256i start) {
-    return mxfp4(even, odd, x_even, x_odd, start);
+  template <int N>
+  static void multiply(const WeightBlock<kRegisters>& w, const TokenBlock* x, size_t stride,
+                       __m256i (&dot)[kRegisters][N]) {
+#pragma GCC unroll 8
+    for (int t = 0; t < N; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRegisters; ++r) dot[r][t] = _mm256_set1_epi32(x[t * stride].start);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < kSteps; ++k) {
+      __m256i four[N];
+#pragma GCC unroll 8
+      for (int t = 0; t < N; ++t) four[t] = four_of(x[t * stride], k);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRegisters; ++r) {
+        const __m256i eight = weights(w.values[k][r]);
+#pragma GCC unroll 8
+        for (int t = 0; t < N; ++t) dpbusd(dot[r][t], eight, four[t]);
+      }
+    }
   }
 };
+
+using Mxfp4 = Vnni<kMxfp4Offset>;
+using Int8 = Vnni<kInt8Offset>;
+constexpr ManyKernels kManyMxfp4 = many_kernels<Mxfp4, Mxfp4Source<Mxfp4>>();
+constexpr ManyKernels kManyInt8 = many_kernels<Int8, Int8Source<Int8>>();
 
 }  // namespace
 
 const Kernels& avxvnni_kernels() {
-  static constexpr Kernels kernels = {Isa::avxvnni, pack_int8,  pack_exact, mxfp4_int8<Vnni>, mxfp4_exact,
-                                      int8_int8<Vnni>, bf16_exact, swiglu_row, nullptr, nullptr, nullptr, nullptr};
+  static constexpr Kernels kernels = {
+      Isa::avxvnni, pack_int8, pack_exact, mxfp4_int8<Mxfp4>, mxfp4_exact, int8_int8<Int8>, bf16_exact,
+      swiglu_row,   nullptr,   nullptr,    &kManyMxfp4,       &kManyInt8};
   return kernels;
 }
 

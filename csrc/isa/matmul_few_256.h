@@ -25,6 +25,13 @@ inline __m256i doubled_table() {
   return twice(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
 }
 
+// Not with = {}, which gcc makes a call out of.
+template <int N>
+inline void clear(__m256 (&sum)[N]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) sum[i] = _mm256_setzero_ps();
+}
+
 inline float reduce_add(__m256 x) {
   __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -134,12 +141,13 @@ void mxfp4_int8_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, i
                     float (&out)[N]) {
   const __m256i table = doubled_table(), mask = _mm256_set1_epi8(15);
   const __m256i exponent_bias = _mm256_set1_epi32(bias - 127 + 1);  // and the half that undoes the doubling
-  __m256 sum[N] = {};
+  __m256 sum[N];
+  clear(sum);
   const auto add = [&](int half, __m256i bytes, int count) {
     const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, mask));
     const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
     add_half<N>(expand_scales(scales + half * 2, count, exponent_bias), x, half, sum,
-                [&](auto... column) { return Dot::mxfp4(even, odd, column...); });
+                [&](auto... column) { return Dot::multiply(even, odd, column...); });
   };
   for (int half = 0; half < blocks / 2; ++half) {
     _mm_prefetch(reinterpret_cast<const char*>(nibbles) + half * 32 + 1536, _MM_HINT_T0);
@@ -155,7 +163,8 @@ template <class Dot, int N>
 void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const Int8Group* const (&x)[N],
                    float (&out)[N]) {
   const __m128i spread = _mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3);
-  __m256 sum[N] = {};
+  __m256 sum[N];
+  clear(sum);
   for (int half = 0; half < 2 * n; ++half) {
     const uint8_t* at = values + half / 2 * 128 + half % 2 * 32;
     _mm_prefetch(reinterpret_cast<const char*>(values) + half * 64 + 2048, _MM_HINT_T0);
@@ -164,7 +173,7 @@ void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const I
     const __m256i bf16 = _mm256_cvtepu16_epi32(_mm_shuffle_epi8(_mm_cvtsi32_si128(word), spread));
     const __m256i even = load32(at), odd = load32(at + 64);
     add_half<N>(_mm256_castsi256_ps(_mm256_slli_epi32(bf16, 16)), x, half, sum,
-                [&](auto... column) { return Dot::int8(even, odd, column...); });
+                [&](auto... column) { return Dot::multiply(even, odd, column...); });
   }
 #pragma GCC unroll 8
   for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
@@ -185,7 +194,8 @@ void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, 
   const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);  // twice the values
   const __m128i mask = _mm_set1_epi8(15);
   const auto widen = [](__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); };
-  __m256 sum[N] = {};
+  __m256 sum[N];
+  clear(sum);
   for (int b = 0; b < blocks; ++b) {
     _mm_prefetch(reinterpret_cast<const char*>(nibbles) + b * 16 + 1536, _MM_HINT_T0);
     const __m128i bytes = load16(nibbles + b * 16);
@@ -207,7 +217,8 @@ void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], f
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
   const auto even = [](__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); };
   const auto odd = [&](__m256i v) { return _mm256_castsi256_ps(_mm256_and_si256(v, high)); };
-  __m256 sum[N] = {};
+  __m256 sum[N];
+  clear(sum);
   for (int b = 0; b < cols; b += kBlock) {
     _mm_prefetch(reinterpret_cast<const char*>(row + b) + 2048, _MM_HINT_T0);
     const __m256i first = load32(row + b), second = load32(row + b + 16);

@@ -123,6 +123,16 @@ def test_linear_depends_on_neither_threads_nor_neighbours(rng: np.random.Generat
     assert np.array_equal(one, two)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_greatest_bytes_do_not_saturate(isa: str, sign: int) -> None:
+    weight = bf16(np.full((40, 288), sign * 127.0))
+    for tokens in (1, 16, 40):
+        x = np.full((tokens, 288), 127.0, np.float32)
+        actual = linear(isa, "balanced", weight, np.empty(0, np.float32), x)
+        np.testing.assert_allclose(actual, sign * 127.0**2 * 288, rtol=1e-6)
+
+
 class Experts:
     """Random experts, and what they compute in float64."""
 
@@ -196,6 +206,21 @@ def test_experts_depend_on_neither_threads_nor_neighbours(rng: np.random.Generat
     for tokens in range(1, 17):
         assert np.array_equal(run(0, tokens, 2), alone[:tokens])
     assert np.array_equal(run(0, 50, 1), run(0, 50, 2))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("nibbles", [0x77, 0xFF])  # 6 and -6
+def test_the_greatest_nibbles_do_not_saturate(rng: np.random.Generator, isa: str, nibbles: int) -> None:
+    experts = Experts(rng, 2, 160, 64)
+    for blocks, scales, bias in (experts.mlp1, experts.mlp2):
+        blocks[...], scales[...], bias[...] = nibbles, 118, 0
+    experts.dense = [decode(m[0], m[1]).astype(np.float64) for m in (experts.mlp1, experts.mlp2)]
+    picked = np.zeros((40, 1), np.int32)
+    x, weights = np.ones((40, 160), np.float32), np.ones((40, 1), np.float32)
+    for tokens in (1, 16, 40):
+        expected = experts.oracle(x[:tokens], picked[:tokens], weights[:tokens], 7.0)
+        actual = experts.run(isa, "balanced", x[:tokens], picked[:tokens], weights[:tokens], 7.0)
+        np.testing.assert_allclose(actual, expected, rtol=0.01)
 
 
 @pytest.mark.parametrize("isa", ISAS)
