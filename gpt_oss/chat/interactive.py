@@ -22,6 +22,7 @@ from rich.text import Text
 
 from gpt_oss.chat.commands import COMMANDS, Next, run_command
 from gpt_oss.chat.markdown import ModelMarkdown
+from gpt_oss.chat.notices import error_notice
 from gpt_oss.chat.raw import RawFold
 from gpt_oss.chat.screen import Screen
 from gpt_oss.chat.state import Asked, Chat
@@ -60,7 +61,7 @@ async def talk(chat: Chat) -> None:
             try:
                 step = run_command(chat, line)
             except GptOssError as error:
-                screen.print(Text(visible(f"{error}"), ERROR))
+                screen.print(Text(error_notice(error), ERROR))
                 continue
         if step.quit:
             return
@@ -100,7 +101,7 @@ async def _answer(chat: Chat, screen: Screen, question: str) -> bool:
             if not await _until_interrupted(fold()):
                 view.interrupted()
         except GptOssError as error:
-            view.failed(f"{error}")
+            view.failed(error_notice(error))
             return False
         finally:
             drawing.cancel()
@@ -126,7 +127,7 @@ async def _answer_raw(chat: Chat, screen: Screen, question: str) -> bool:
     try:
         finished = await _until_interrupted(fold())
     except GptOssError as error:
-        screen.print(Text(visible(f"{error}"), ERROR))
+        screen.print(Text(error_notice(error), ERROR))
         return False
     raw.end()
     if not finished:

@@ -16,7 +16,8 @@ from rich.segment import Segment
 from rich.syntax import Syntax
 from rich.text import Text
 
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+# Without link references: their definitions would vanish, and stand in a block that is often still to come.
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).disable("reference")
 
 
 def split_blocks(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gpt_oss.chat.text import one_line, plural
+from gpt_oss.chat.text import one_line, plural, visible
+from gpt_oss.errors import GptOssError
 from gpt_oss.events import ContextTrimmed, TurnDone
 from gpt_oss.tools.citations import Citation, Source
 
@@ -19,6 +20,10 @@ def end_notice(done: TurnDone) -> str | None:
         "unknown_tools": "The turn was ended: the model kept calling tools that do not exist.",
         "tool_calls": "The turn was ended: the model called a tool that nobody here runs.",
     }[done.reason]
+
+
+def error_notice(error: GptOssError) -> str:
+    return visible(f"{error}; {error.hint}" if error.hint else f"{error}")
 
 
 def trimmed_notice(trimmed: ContextTrimmed) -> str:

@@ -102,7 +102,7 @@ class AnswerView:
 
     def failed(self, sentence: str) -> None:
         self._flush()
-        self._paragraph(Text(visible(sentence), ERROR))
+        self._paragraph(Text(sentence, ERROR))
 
     def close(self) -> None:
         """An empty line below everything, where the next prompt stands."""

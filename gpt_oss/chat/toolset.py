@@ -79,7 +79,9 @@ async def _open(tools: Toolset, args: argparse.Namespace) -> None:
     if args.python:
         from gpt_oss.tools.python_docker.docker_tool import PythonTool
 
-        tools.add(PythonTool(sandbox=args.python_sandbox))
+        python = PythonTool(args.python_sandbox, stateful=True)  # as the models were trained
+        tools.add(python)
+        await python.open()  # a machine without a sandbox is told so now, not by the model
     if args.apply_patch:
         from gpt_oss.tools.patch_tool import ApplyPatchTool
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -286,3 +287,34 @@ def test_whatever_tokens_come_the_screen_survives(chat: Start, seed: int) -> Non
     terminal.ask("/help")
     terminal.wait_for("end the chat")
     assert "Traceback" not in terminal.text
+
+
+def test_pages_are_short_or_in_full_and_citations_become_footnotes(chat: Start, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/tides.md").write_text("# Tides\n\n" + "\n\n".join(f"The moon, fact {i}." for i in range(30)))
+    search = f'{THOUGHT}I look.{NEXT}<|channel|>analysis to=browser.search<|message|>{{"query": "moon"}}<|call|>'
+    opened = '<|channel|>analysis to=browser.open<|message|>{"id": 0}<|call|>'
+    cited = final("The **moon** does it【1†L1-L2】, again【1†L4】, not the wind【77†L1】.")
+    flags = ("-b", "--browser-backend", "local")
+    for show in ((), ("--show-browser-results",)):
+        terminal = chat([search, opened, cited], *flags, *show, BROWSER_LOCAL_DIR=str(tmp_path / "pages"))
+        terminal.ask("why tides?")
+        terminal.wait_for("The moon does it[1], again[1], not the wind【77†L1】.")
+        terminal.wait_for_prompt()
+        assert '● browser.search {"query": "moon"}' in terminal.text
+        assert "\n[1] Tides: local:///tides.md\n" in terminal.text
+        assert ("The moon, fact 29." in terminal.text) == bool(show)
+        assert ("more lines ·" in terminal.text) != bool(show)
+        assert "tools browser" in terminal.shown[-1]
+
+
+@pytest.mark.skipif(sys.platform == "linux" and not shutil.which("bwrap"), reason="bubblewrap is not installed")
+def test_python_keeps_its_variables(chat: Start) -> None:
+    first = "<|channel|>analysis to=python code<|message|>x = 6\nfor i in range(9): print('line', i)<|call|>"
+    second = "<|channel|>analysis to=python code<|message|>x * 7<|call|>"
+    terminal = chat([first, second, final("Forty-two.")], "-p")
+    terminal.ask("compute")
+    terminal.wait_for("Forty-two.", seconds=60)
+    assert "● python x = 6 for i in range(9): print('line', i)" in terminal.text
+    assert "  line 2\n  … 6 more lines · " in terminal.text
+    assert "  42\n" in terminal.text
