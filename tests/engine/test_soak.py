@@ -54,7 +54,7 @@ class Wanted:
 def catalogue(rng: random.Random) -> list[Wanted]:
     """Requests of many lengths, most of them with a prompt that begins like others' prompts."""
     documents = [[rng.randrange(VOCAB) for _ in range(400)] for _ in range(4)]
-    documents.append([*documents[0][1:2], *documents[0][1:]])  # equal blocks behind another beginning
+    documents.append(documents[1][:32] + documents[0][32:])  # equal blocks behind another beginning
     wanted = []
     for _ in range(CATALOGUE):
         shared = rng.choice(documents)[: rng.choice([0, 31, 32, 33, 150, 256, 400])]
