@@ -10,6 +10,10 @@ Kernels with_many(Kernels kernels, Isa isa) {
     kernels.many_mxfp4_int8 = &avx512_mxfp4_int8();
     kernels.many_int8 = &avx512_int8();
   }
+  if (isa == Isa::avx512bf16) {
+    kernels.many_mxfp4 = &avx512bf16_mxfp4();
+    kernels.many_bf16 = &avx512bf16_bf16();
+  }
   if (isa == Isa::amx) {
     kernels.many_mxfp4 = &amx_mxfp4();
     kernels.many_bf16 = &amx_bf16();

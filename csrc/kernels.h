@@ -75,6 +75,8 @@ const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
 const ManyKernels& avx512_mxfp4_int8();
 const ManyKernels& avx512_int8();
+const ManyKernels& avx512bf16_mxfp4();
+const ManyKernels& avx512bf16_bf16();
 const ManyKernels& amx_mxfp4();
 const ManyKernels& amx_bf16();
 #endif
