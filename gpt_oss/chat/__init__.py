@@ -100,7 +100,7 @@ def talk(generator: TokenGenerator, args: argparse.Namespace, label: str) -> int
                 elif not runner.run(interactive.answer(chat, interactive.terminal_screen(), args.message)):
                     return 2
             else:
-                plain.talk(chat, runner, iter([args.message]) if args.message else plain.questions(sys.stdin))
+                plain.talk(chat, runner, plain.questions(sys.stdin) if args.message is None else iter([args.message]))
             return 0
         finally:
             runner.run(tools.close())

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import termios
+import time
 from collections.abc import Awaitable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -86,8 +87,10 @@ async def _answer(chat: Chat, screen: Screen, question: str) -> bool:
 
     async def draw() -> None:
         while True:
+            began = time.monotonic()
             view.draw()
-            await asyncio.sleep(FRAME_S)
+            took = time.monotonic() - began
+            await asyncio.sleep(max(FRAME_S, 4 * took))  # a long table or listing must not hold up the tokens
 
     async def fold() -> None:
         async with aclosing(chat.session.stream(well_formed(question))) as events:

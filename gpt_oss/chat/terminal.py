@@ -154,8 +154,8 @@ class AnswerView:
 
     def _result(self, done: ToolDone) -> None:
         text = visible("\n".join(text_of(answer) for answer in done.answers)).strip("\n")
-        lines = text.split("\n") if text else ["(nothing)"]
         in_full = self._look.browser_results and done.name.startswith("browser.")
+        lines = [line for line in text.split("\n") if in_full or line.strip()] or ["(nothing)"]
         shown = lines if in_full else lines[:RESULT_LINES]
         style = ERROR if done.failed else DIM
         for line in shown:
@@ -231,9 +231,10 @@ class _Markdown(_Writing):
 
 def _call(name: str, call: ParsedMessage) -> RenderableType:
     """One line; a patch in full, as a coloured diff."""
-    title = Text(f"● {one_line(name, 60)} ", "bold cyan")
-    if name != "functions.apply_patch":
-        return Text.assemble(title, (one_line(call.content), DIM), no_wrap=True, overflow="ellipsis")
+    name = name.removeprefix("functions.")
+    title = Text(f"● {one_line(name, 60)}", "bold cyan")
+    if name != "apply_patch":
+        return Text.assemble(title, (f" {one_line(call.content)}", DIM), no_wrap=True, overflow="ellipsis")
     return Group(title, *(Text(f"  {line}", _diff_style(line)) for line in _patch(call.content).split("\n")))
 
 

@@ -193,7 +193,7 @@ def test_a_patch_is_shown_as_a_diff_and_applied(chat: Start, tmp_path: Path) -> 
     terminal.ask("change it")
     terminal.wait_for("Done.")
     assert "I change it now." in terminal.text
-    assert "● functions.apply_patch" in terminal.text
+    assert "● apply_patch" in terminal.text
     assert b"\x1b[31m  -old line" in terminal.received
     assert b"\x1b[32m  +new line" in terminal.received
     assert (tmp_path / "hello.txt").read_text() == "new line\n"
