@@ -1,7 +1,7 @@
-"""`python`: the model's programs, run in a sandbox; a fresh interpreter for each call, or one for the whole conversation.
+"""`python`: the model's programs, run in a sandbox; a fresh interpreter for each call, or one for the conversation.
 
-Knows nothing of how a sandbox holds (tools/sandbox). The sandbox is opened by the first call, so that making the tool never
-fails: where none works, the model is told, and nothing is run.
+Knows nothing of how a sandbox holds (tools/sandbox). The sandbox is opened by the first call, so that making the tool
+never fails: where none works, the model is told, and nothing is run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from gpt_oss.tools.sandbox.choose import DEFAULT_IMAGE
 from gpt_oss.tools.tool import Tool, answer, text_of
 
 STATELESS = """\
-Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool should be used \
-for internal reasoning, but not for code that is intended to be visible to the user (e.g. when creating plots, tables, or files).
-When you send a message containing Python code to python, it will be executed in a fresh, sandboxed interpreter, and only what \
-it prints comes back: use print. Nothing is kept from one call to the next, neither variables nor files. A call is stopped after \
-{seconds:g} seconds. There is no Internet access."""
+Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool\
+ should be used for internal reasoning, but not for code that is intended to be visible to the user (e.g. when creating\
+ plots, tables, or files).
+When you send a message containing Python code to python, it will be executed in a fresh, sandboxed interpreter, and\
+ only what it prints comes back: use print. Nothing is kept from one call to the next, neither variables nor files.\
+ A call is stopped after {seconds:g} seconds. There is no Internet access."""
 
 
 class PythonTool(Tool):

@@ -1,4 +1,4 @@
-"""Where the python tool runs what a model wrote: bubblewrap, a container engine, macOS's seatbelt, or expressly nothing."""
+"""Where the python tool runs what a model wrote: bubblewrap, a container, macOS's seatbelt, or expressly nothing."""
 
 from gpt_oss.tools.sandbox.base import Limits, Result, Sandbox, SandboxError, Session
 from gpt_oss.tools.sandbox.choose import CHOICES, open_sandbox

@@ -1,4 +1,4 @@
-"""`python -m gpt_oss.tools.sandbox`: try every hostile program of attacks.py on a sandbox, and print what came of it."""
+"""`python -m gpt_oss.tools.sandbox`: try the hostile programs of attacks.py on a sandbox, and print what happens."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Hostile programs, each of which a sandbox must hold, and the host-side proof that it did.
 
-A program prints `ESCAPED: …` where it got through; that, a touched bait, a connection to our listeners, a killed victim or a
-process that is left over fails it. `held_by` says what is to stop it, for the table that `python -m gpt_oss.tools.sandbox`
-prints. Programs only try to open, create or connect; none would do harm where it succeeds.
+A program prints `ESCAPED: …` where it got through; that, a connection to our listeners, a killed victim or a process
+that is left over fails it. `held_by` says what is to stop it, for the table of `python -m gpt_oss.tools.sandbox`.
+Programs only try to open, create or connect; none would do harm where it succeeds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpt_oss.tools.sandbox.base import Limits, Result, Sandbox, SandboxError
 
 SECRET = "bait-5f1d9c"
 MARKER = "98765.4321"  # seconds that left-over processes would sleep
-LIMITS = Limits(memory_bytes=512 << 20, wall_s=3.0, cpu_s=3, scratch_bytes=64 << 20, file_bytes=16 << 20)
+LIMITS = Limits(memory_bytes=512 << 20, cpu_s=10, scratch_bytes=64 << 20, file_bytes=16 << 20)
 
 PREAMBLE = f"""
 import ctypes, errno, os, signal, socket, subprocess, sys, time
@@ -51,6 +52,7 @@ class Attack:
     held_by: str
     code: str
     kills: bool = False  # the sandbox ends the program, or what it prints is lost with it
+    seconds: float = 1.5  # to give it
 
 
 ATTACKS = (
@@ -83,7 +85,7 @@ for _ in range(6):
     children.append(pid)
 good = sum(os.waitpid(pid, 0)[1] == 0 for pid in children)
 print("ESCAPED: 1.8 GB" if good == 6 else f"held: {good} of 6 lived")
-""", kills=True),
+""", kills=True, seconds=10),
     Attack("endless output", "the host stops reading and kills", "while True: print('x' * 65536)", kills=True),
     Attack("read the host's files", "few read-only mounts", """
 for path in (BAIT, "/etc/shadow", "/etc/passwd", "/root/.bashrc", "/home", "/var/log", "/proc/1/root" + BAIT):
@@ -135,7 +137,7 @@ attempt("/proc/1/mem", lambda: os.open("/proc/1/mem", os.O_WRONLY))
 """),
     Attack("fill the disk with one file", "limit on the size of a file", """
 def fill():
-    with open("/work/big", "wb") as file:
+    with open("/mnt/data/big", "wb") as file:
         for _ in range(64):
             file.write(bytes(1 << 20))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -144,14 +146,14 @@ attempt("64 MB file", fill)
     Attack("fill the disk with many files", "a scratch folder of fixed size", """
 def fill():
     for i in range(64):
-        with open(f"/work/{i}", "wb") as file:
+        with open(f"/mnt/data/{i}", "wb") as file:
             file.write(bytes(4 << 20))
 attempt("256 MB in files", fill)
 """),
     Attack("a flood of empty files", "control group, or a limit on files", """
 def flood():
     for i in range(2_000_000):
-        os.close(os.open(f"/work/f{i}", os.O_CREAT | os.O_WRONLY))
+        os.close(os.open(f"/mnt/data/f{i}", os.O_CREAT | os.O_WRONLY))
 attempt("2,000,000 files", flood)
 """, kills=True),
     Attack("look through /proc", "process namespace, masked files", """
@@ -194,14 +196,15 @@ attempt("site", lambda: open(os.path.join(sys.prefix, "x.pth"), "w"))
     Attack("new namespaces and mounts", "seccomp, no capabilities", """
 for flag in (0x10000000, 0x20000, 0x40000000, 0x20000000):
     attempt(f"unshare {flag:#x}", lambda: syscall(272, flag))
-attempt("mount", lambda: syscall(165, b"none", b"/work", b"tmpfs", 0, None))
+attempt("mount", lambda: syscall(165, b"none", b"/mnt/data", b"tmpfs", 0, None))
 attempt("umount", lambda: syscall(166, b"/usr", 2))
-attempt("chroot", lambda: os.chroot("/work"))
+attempt("chroot", lambda: os.chroot("/mnt/data"))
 attempt("setns", lambda: syscall(308, os.open("/proc/self/ns/net", os.O_RDONLY), 0))
 """),
     Attack("dangerous system calls", "seccomp", """
-for name, number in (("bpf", 321), ("perf_event_open", 298), ("userfaultfd", 323), ("io_uring_setup", 425), ("memfd_create", 319),
-                     ("pidfd_getfd", 438), ("shmget", 29), ("open_by_handle_at", 304), ("init_module", 175), ("kexec_load", 246)):
+for name, number in (("bpf", 321), ("perf_event_open", 298), ("userfaultfd", 323), ("io_uring_setup", 425),
+                     ("memfd_create", 319), ("pidfd_getfd", 438), ("shmget", 29), ("open_by_handle_at", 304),
+                     ("init_module", 175), ("kexec_load", 246)):
     attempt(name, lambda: syscall(number, 0, 0, 0, 0, 0))
 """),
     Attack("raise the limits", "hard limits", """
@@ -215,18 +218,18 @@ attempt("TIOCSTI", lambda: fcntl.ioctl(0, 0x5412, b"x"))
 attempt("/dev/tty", lambda: os.open("/dev/tty", os.O_RDWR))
 """),
     Attack("become root", "no new privileges, nosuid", """
-print("ESCAPED: root" if os.getuid() == 0 and "0 0" in open("/proc/self/uid_map").read().split("\\n")[0][:30] else "held: uid")
+print("ESCAPED: root" if os.getuid() == 0 else "held: not root")
 attempt("setuid", lambda: os.setuid(0))
 for program in ("su", "passwd", "mount", "sudo"):
-    attempt(program, lambda: subprocess.run([program, "-c", "id -u"], capture_output=True, timeout=1, stdin=subprocess.DEVNULL)
-            .stdout.strip() == b"0" or 1 / 0)
+    run = lambda: subprocess.run([program, "-c", "id -u"], capture_output=True, timeout=1, stdin=subprocess.DEVNULL)
+    attempt(program, lambda: run().stdout.strip() == b"0" or 1 / 0)
 """),
     Attack("devices and links", "mount flags, no capabilities", """
-attempt("mknod", lambda: os.mknod("/work/disk", 0o060600, os.makedev(254, 0)))
-attempt("hard link", lambda: os.link("/usr/bin/python3", "/work/python3"))
-attempt("1 TB sparse", lambda: os.truncate(os.open("/work/s", os.O_CREAT | os.O_RDWR), 1 << 40))
-os.symlink(BAIT, "/work/link")
-attempt("symbolic link", lambda: readable("/work/link"))
+attempt("mknod", lambda: os.mknod("/mnt/data/disk", 0o060600, os.makedev(254, 0)))
+attempt("hard link", lambda: os.link("/usr/bin/python3", "/mnt/data/python3"))
+attempt("1 TB sparse", lambda: os.truncate(os.open("/mnt/data/s", os.O_CREAT | os.O_RDWR), 1 << 40))
+os.symlink(BAIT, "/mnt/data/link")
+attempt("symbolic link", lambda: readable("/mnt/data/link"))
 """),
 )  # fmt: skip
 
@@ -282,7 +285,7 @@ def host() -> Iterator[Host]:
         before = os.environ.get("GPT_OSS_BAIT_KEY")
         os.environ["GPT_OSS_BAIT_KEY"] = SECRET
         tcp = socket.create_server(("127.0.0.1", 0))
-        abstract = f"\0gpt-oss-bait-{os.getpid()}"
+        abstract = f"\0gpt-oss-bait-{uuid.uuid4().hex}"
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(abstract if sys.platform == "linux" else str(Path(folder, "socket")))
         unix.listen()
@@ -316,15 +319,16 @@ def _listen(listener: socket.socket, name: str, hits: list[str]) -> None:
 async def try_attack(sandbox: Sandbox, attack: Attack, target: Host, *, in_session: bool = False) -> Outcome:
     """Run one program and look at both sides."""
     code = target.program(attack)
+    limits = replace(LIMITS, wall_s=attack.seconds)
     try:
         if in_session:
-            session = sandbox.session(LIMITS)
+            session = sandbox.session(limits)
             try:
                 result = await session.execute(code)
             finally:
                 await session.close()
         else:
-            result = await sandbox.run(code, LIMITS)
+            result = await sandbox.run(code, limits)
     except SandboxError as error:
         return Outcome(attack, False, str(error), Result("", None))
     damage = [*target.damage(), *(line for line in result.output.splitlines() if line.startswith("ESCAPED"))]

@@ -7,6 +7,17 @@ from typing import Protocol
 
 from gpt_oss.errors import GptOssError
 
+SCRATCH = "/mnt/data"  # the one folder to write in: where harmony's description of `python` says that files are kept
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin",
+    "HOME": SCRATCH,
+    "TMPDIR": SCRATCH,
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENBLAS_NUM_THREADS": "1",  # each thread reserves address space, which is limited
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+}
 CUT = "\n\n[… {count} characters left out …]\n\n"
 
 

@@ -1,8 +1,8 @@
 """Linux: bubblewrap around the interpreter. No network, a read-only system of which little is seen, one scratch folder.
 
 Covered: namespaces of all kinds, every capability dropped, a seccomp filter (seccomp.py), limits on each process
-(prlimit), on the memory of all together (a control group where we may have one, else a watch on it), on the size and the
-number of files of the scratch folder; an environment without the host's; everything killed when the time is over.
+(prlimit), on the memory of all together (a control group where we may have one, else a watch on it), on the size and
+the number of files of the scratch folder; an environment without the host's; everything killed when the time is over.
 Not covered: defects of the kernel, side channels of the processor, fair sharing of the disk and the processor.
 """
 
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import select
+import shlex
 import shutil
 import stat
 import sys
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gpt_oss.tools.sandbox.base import Limits, Result, SandboxError
-from gpt_oss.tools.sandbox.process import Launch, ProcessSession, run_once
 from gpt_oss.tools.sandbox import cgroup, seccomp
+from gpt_oss.tools.sandbox.base import ENVIRONMENT, SCRATCH, Limits, Result, SandboxError
+from gpt_oss.tools.sandbox.process import Launch, ProcessSession, run_once
 
 # When the host is root, the sandbox must not be root in the kernel's eyes, whatever it is called inside.
 UNPRIVILEGED_UID = 61234
@@ -38,6 +39,12 @@ for family in (socket.AF_INET, socket.AF_VSOCK):
         print("open", family)
     except OSError:
         print("refused")
+"""
+WALLS = """
+--unshare-user --unshare-all --disable-userns --die-with-parent --new-session --uid 65534 --gid 65534 --cap-drop ALL
+--hostname sandbox --clearenv --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib
+--symlink usr/lib64 /lib64
+--dir /etc --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache --ro-bind-try /etc/alternatives /etc/alternatives
 """
 _MASKED = ("cmdline", "kallsyms", "config.gz", "keys", "key-users")
 
@@ -99,14 +106,9 @@ class BubblewrapSandbox:
             )
 
     def _arguments(self, limits: Limits, filter_fd: int, status_fd: int, *, own_scratch: bool) -> list[str]:
-        arguments = (
-            "--unshare-user --unshare-all --disable-userns --die-with-parent --new-session --uid 65534 --gid 65534 "
-            "--cap-drop ALL --hostname sandbox --clearenv --setenv PATH /usr/local/bin:/usr/bin --setenv HOME /work "
-            "--setenv TMPDIR /work --setenv LANG C.UTF-8 --setenv OPENBLAS_NUM_THREADS 1 --setenv OMP_NUM_THREADS 1 "
-            f"--setenv PYTHONPATH {PACKAGES} --setenv PYTHONDONTWRITEBYTECODE 1 --setenv MPLBACKEND Agg --setenv MPLCONFIGDIR /work "
-            "--ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 --dir /etc "
-            "--ro-bind-try /etc/ld.so.cache /etc/ld.so.cache --ro-bind-try /etc/alternatives /etc/alternatives"
-        ).split()
+        arguments = shlex.split(WALLS)
+        for name, value in {**ENVIRONMENT, "PYTHONPATH": PACKAGES}.items():
+            arguments += ["--setenv", name, value]
         for outside, inside in self._interpreter.binds:
             arguments += ["--ro-bind", outside, inside]
         arguments += ["--proc", "/proc"]
@@ -115,10 +117,10 @@ class BubblewrapSandbox:
                 arguments += ["--ro-bind", "/dev/null", f"/proc/{name}"]
         arguments += ["--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
         if own_scratch:
-            arguments += ["--bind", "/mnt", "/work"]
+            arguments += ["--bind", "/mnt", SCRATCH]
         else:
-            arguments += ["--size", str(limits.scratch_bytes), "--tmpfs", "/work"]
-        arguments += ["--remount-ro", "/", "--chdir", "/work", "--seccomp", str(filter_fd)]
+            arguments += ["--size", str(limits.scratch_bytes), "--tmpfs", SCRATCH]
+        arguments += ["--remount-ro", "/", "--chdir", SCRATCH, "--seccomp", str(filter_fd)]
         return [*arguments, "--json-status-fd", str(status_fd)]
 
 

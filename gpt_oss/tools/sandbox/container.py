@@ -1,4 +1,4 @@
-"""Docker or Podman around the interpreter, by the `docker` SDK (an extra). A fresh container for each program or session.
+"""Docker or Podman around the interpreter, by the `docker` SDK (an extra). A new container for a program or a session.
 
 Covered: no network, a read-only image, a scratch folder in memory, limits on memory, processes and files, no
 capabilities, no new privileges, an unprivileged user; the container is killed and removed when the time is over.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_oss.errors import MissingDependencyError
-from gpt_oss.tools.sandbox.base import Limits, Output, Result, SandboxError
+from gpt_oss.tools.sandbox.base import ENVIRONMENT, SCRATCH, Limits, Output, Result, SandboxError
 from gpt_oss.tools.sandbox.process import DRIVER, GRACE_S, START_S
 
 STDOUT, STDERR = 1, 2
@@ -58,9 +58,9 @@ class ContainerSandbox:
             tty=False,
             network_mode="none",  # Podman ignores network_disabled
             read_only=True,
-            tmpfs={"/work": f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=1777,nosuid,nodev"},
-            working_dir="/work",
-            environment={"HOME": "/work", "TMPDIR": "/work", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"},
+            tmpfs={SCRATCH: f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=1777,nosuid,nodev"},
+            working_dir=SCRATCH,
+            environment=ENVIRONMENT,
             mem_limit=limits.memory_bytes,
             memswap_limit=limits.memory_bytes,
             pids_limit=limits.processes,
@@ -111,7 +111,7 @@ class ContainerSession:
                     raise SandboxError("the container's interpreter did not start")
         except TimeoutError:
             raise SandboxError(f"the container's interpreter did not start in {START_S:.0f} s") from None
-        except (OSError, *_engine_errors()) as error:
+        except _engine_errors() as error:
             raise SandboxError(
                 f"{self._sandbox.name} cannot start a container: {' '.join(str(error).split())}"
             ) from error
@@ -131,7 +131,7 @@ class ContainerSession:
         if writer is not None:
             writer.close()
         if container is not None:
-            with contextlib.suppress(*_engine_errors(), OSError):
+            with contextlib.suppress(*_engine_errors()):
                 await asyncio.to_thread(container.remove, force=True)
 
     async def _execute(self, code: str, whole_program: bool) -> Result:
@@ -240,4 +240,4 @@ def _podman_socket() -> str | None:
 def _engine_errors() -> tuple[type[Exception], ...]:
     docker = importlib.import_module("docker.errors")
     requests = importlib.import_module("requests.exceptions")
-    return (docker.DockerException, requests.RequestException)
+    return (docker.DockerException, requests.RequestException, OSError)

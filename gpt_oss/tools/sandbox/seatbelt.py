@@ -1,8 +1,9 @@
 """macOS: sandbox-exec with a profile that denies everything but reading the interpreter and writing one scratch folder.
 
-Covered: no network, no files of yours, no other process, a scratch folder of its own, time, output, CPU time and file size.
-Not covered as well as on Linux: memory and the number of processes, which this system does not bound for a group; a watch on
-the memory does not exist here either. sandbox-exec is deprecated by its maker, works, and is what other agents use too.
+Covered: no network, no files of yours, no other process, a scratch folder of its own, time, output, CPU time, file
+size. Not covered: memory and the number of processes, which this system does not bound for a group.
+sandbox-exec is deprecated by its maker, works, and is what other agents use too. Written by its documentation: it was
+never run on a Mac by us.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ _READABLE = (
     "/private/var/db/dyld",
     "/dev",
 )
+SELF_TEST = """
+import socket
+try:
+    socket.create_connection(("127.0.0.1", 9), 1)
+except PermissionError:
+    print("held")
+"""
 _SYSCTLS = (
     "hw.activecpu hw.byteorder hw.cpufamily hw.cputype hw.logicalcpu hw.machine hw.memsize hw.model hw.ncpu hw.pagesize"
 )
@@ -90,8 +98,7 @@ async def open_seatbelt() -> SeatbeltSandbox:
     if sys.platform != "darwin" or not Path(SANDBOX_EXEC).exists():
         raise SandboxError("seatbelt is macOS's sandbox, and this is not macOS")
     sandbox = SeatbeltSandbox()
-    test = "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\nexcept PermissionError:\n    print('held')"
-    result = await sandbox.run(test, Limits(wall_s=20))
+    result = await sandbox.run(SELF_TEST, Limits(wall_s=20))
     if result.output.strip() != "held":
         raise SandboxError(f"sandbox-exec does not hold on this machine: {' '.join(result.output.split())[-300:]}")
     return sandbox

@@ -1,7 +1,7 @@
 """No sandbox at all: the model's code runs as you do. Only by its full name, `dangerously-unsandboxed`.
 
-Covered: time, the size of the output, limits on each process. Not covered: everything else. Files, keys and the network of
-this machine are the model's.
+Covered: time, the size of the output, memory. Not covered: everything else. Files, keys and the network of this machine
+are the model's.
 """
 
 from __future__ import annotations
