@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_oss.chat.toolset import add_tool_arguments
 from gpt_oss.generate import add_load_arguments, load_options
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="low",
         help="how long the model thinks (default: %(default)s)",
     )
-    add_tool_arguments(parser)
+    _add_tool_arguments(parser)
     parser.add_argument("--developer-message", default="", help="instructions for the model")
     parser.add_argument("-m", "--message", metavar="TEXT", help="ask this one question and exit")
     parser.add_argument("--raw", action="store_true", help="show the exact Harmony tokens")
@@ -41,6 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="the same seed gives the same answers")
     parser.add_argument("-l", "--limit", type=int, default=0, help="most tokens of one turn; 0: until the model stops")
     add_load_arguments(parser, context=8192, short_backend=False)
+
+
+def _add_tool_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-a", "--apply-patch", action="store_true", help="let the model edit files under --root")
+    parser.add_argument("-b", "--browser", action="store_true", help="let the model search and read the web")
+    parser.add_argument(
+        "--show-browser-results", action="store_true", help="show the pages in full, not their first lines"
+    )
+    parser.add_argument("-p", "--python", action="store_true", help="let the model run Python in a sandbox")
+    parser.add_argument("--root", type=Path, default=Path("."), metavar="FOLDER", help="for -a (default: here)")
+    parser.add_argument(
+        "--browser-backend", metavar="NAME", help="for -b: who searches (default: whose key the environment has)"
+    )
+    parser.add_argument(
+        "--python-sandbox", default="auto", metavar="NAME", help="for -p: what contains it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--mcp",
+        action="append",
+        default=[],
+        metavar="COMMAND_OR_URL",
+        help="a Model Context Protocol server whose tools the model may call; may be repeated",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +119,7 @@ def talk(generator: TokenGenerator, args: argparse.Namespace, label: str) -> int
 
                 if args.message is None:
                     runner.run(interactive.talk(chat))
-                elif not runner.run(interactive.answer(chat, interactive.terminal_screen(), args.message)):
+                elif not runner.run(interactive.ask_once(chat, args.message)):
                     return 2
             else:
                 plain.talk(chat, runner, plain.questions(sys.stdin) if args.message is None else iter([args.message]))

@@ -36,13 +36,23 @@ from gpt_oss.tools.tool import text_of
 FRAME_S = 0.08  # between two drawings of the tail
 
 
-def terminal_screen() -> Screen:
+def _terminal_screen() -> Screen:
     return Screen(Console(markup=False, emoji=False, highlight=False, soft_wrap=False))
+
+
+async def ask_once(chat: Chat, question: str) -> bool:
+    """One question without a prompt; False where an error was told in place of an answer."""
+    with _quiet_keyboard():
+        return await answer(chat, _terminal_screen(), question)
 
 
 async def talk(chat: Chat) -> None:
     """Prompt, answer, prompt …, until Ctrl-D or /quit."""
-    screen = terminal_screen()
+    with _quiet_keyboard():
+        await _talk(chat, _terminal_screen())
+
+
+async def _talk(chat: Chat, screen: Screen) -> None:
     prompt = _prompt_session(chat)
     screen.print(Text(f"{visible(chat.label)} · {visible(chat.session.generator.name)} · /help", DIM))
     edit = ""
@@ -78,8 +88,7 @@ async def talk(chat: Chat) -> None:
 async def answer(chat: Chat, screen: Screen, question: str) -> bool:
     """Ask and draw. An error is told in a sentence, and the chat goes on; False where there was one."""
     chat.asked = Asked(question, tuple(chat.session.messages))
-    with _quiet_keyboard():
-        return await (_answer_raw if chat.look.raw else _answer)(chat, screen, question)
+    return await (_answer_raw if chat.look.raw else _answer)(chat, screen, question)
 
 
 async def _answer(chat: Chat, screen: Screen, question: str) -> bool:
@@ -156,10 +165,7 @@ async def _until_interrupted(work: Awaitable[None]) -> bool:
 
 @contextmanager
 def _quiet_keyboard() -> Iterator[None]:
-    """While an answer is drawn, typed keys are kept for the next prompt and not echoed into it."""
-    if not sys.stdin.isatty():
-        yield
-        return
+    """Keys typed while there is no prompt are kept for the next one, and not echoed into an answer."""
     before = termios.tcgetattr(sys.stdin)
     quiet = termios.tcgetattr(sys.stdin)
     quiet[0] &= ~termios.ICRNL  # Enter stays Enter

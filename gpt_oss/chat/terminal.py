@@ -97,11 +97,11 @@ class AnswerView:
 
     def interrupted(self) -> None:
         """The user stopped the answer: what was said stands."""
-        self._flush()
+        self._finish_text()
         self._paragraph(Text("Stopped. /retry asks again, /edit changes the question.", NOTICE))
 
     def failed(self, sentence: str) -> None:
-        self._flush()
+        self._finish_text()
         self._paragraph(Text(sentence, ERROR))
 
     def close(self) -> None:
@@ -165,11 +165,15 @@ class AnswerView:
         self._screen.print(Text(f"  {more}{done.seconds:.1f} s", DIM))
         self._blank = False
 
-    def _end(self, done: TurnDone) -> None:
+    def _finish_text(self) -> None:
+        """No more text will come: the rest of it, and the pages that it cites."""
         self._flush()
         notes = self._notes.lines()
         if notes:
             self._paragraph(Text("\n".join(notes), DIM))
+
+    def _end(self, done: TurnDone) -> None:
+        self._finish_text()
         notice = end_notice(done)
         if notice:
             self._paragraph(Text(notice, NOTICE))

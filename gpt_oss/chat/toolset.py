@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gpt_oss.tools.tool import Tool
 from gpt_oss.tools.toolbox import Toolbox
@@ -33,29 +32,6 @@ class Toolset:
 
     async def close(self) -> None:
         await self.resources.aclose()
-
-
-def add_tool_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-a", "--apply-patch", action="store_true", help="let the model edit files under --root")
-    parser.add_argument("-b", "--browser", action="store_true", help="let the model search and read the web")
-    parser.add_argument(
-        "--show-browser-results", action="store_true", help="show the pages in full, not their first lines"
-    )
-    parser.add_argument("-p", "--python", action="store_true", help="let the model run Python in a sandbox")
-    parser.add_argument("--root", type=Path, default=Path("."), metavar="FOLDER", help="for -a (default: here)")
-    parser.add_argument(
-        "--browser-backend", metavar="NAME", help="for -b: who searches (default: whose key the environment has)"
-    )
-    parser.add_argument(
-        "--python-sandbox", default="auto", metavar="NAME", help="for -p: what contains it (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--mcp",
-        action="append",
-        default=[],
-        metavar="COMMAND_OR_URL",
-        help="a Model Context Protocol server whose tools the model may call; may be repeated",
-    )
 
 
 async def open_tools(args: argparse.Namespace) -> Toolset:

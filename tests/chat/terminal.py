@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +18,7 @@ class _Emulator(pyte.HistoryScreen):
     """Answers what programs ask a terminal, such as where the cursor is."""
 
     def __init__(self, columns: int, lines: int, answer: Callable[[str], None]) -> None:
-        super().__init__(columns, lines, history=5000)
+        super().__init__(columns, lines, history=100_000)
         self._answer = answer
 
     def write_process_input(self, data: str) -> None:
@@ -35,6 +36,7 @@ class Terminal:
         self.child.delaybeforesend = None
         self.screen = _Emulator(columns, lines, self.child.send)
         self.received = b""
+        self._above: list[str] = []  # the lines that have scrolled off the screen
         self._stream = pyte.ByteStream(self.screen)
 
     @property
@@ -43,8 +45,9 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        above = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
-        return "\n".join([*(line.rstrip() for line in above), *self.shown]).rstrip("\n")
+        scrolled = islice(self.screen.history.top, len(self._above), None)
+        self._above += ["".join(line[x].data for x in range(self.screen.columns)).rstrip() for line in scrolled]
+        return "\n".join([*self._above, *self.shown]).rstrip("\n")
 
     def type(self, text: str) -> None:
         self.child.send(text)

@@ -55,7 +55,7 @@ def test_the_answer_grows_while_the_model_speaks(chat: Start) -> None:
 
 def test_scrollback_has_each_line_once_however_long_the_answer(chat: Start) -> None:
     rows = [f"row {i} of the answer" for i in range(120)]
-    terminal = chat([{"says": final("\n\n".join(rows) + "\n\n- " + "\n- ".join(rows)), "delay_s": 0.0005}])
+    terminal = chat([final("\n\n".join(rows) + "\n\n- " + "\n- ".join(rows))])
     terminal.ask("go")
     terminal.wait_for_prompt()
     shown = [line for line in terminal.text.split("\n") if line.startswith("row")]
@@ -318,3 +318,16 @@ def test_python_keeps_its_variables(chat: Start) -> None:
     assert "● python x = 6 for i in range(9): print('line', i)" in terminal.text
     assert "  line 2\n  … 6 more lines · " in terminal.text
     assert "  42\n" in terminal.text
+
+
+def test_bytes_that_are_no_text_can_be_typed(chat: Start) -> None:
+    terminal = chat([final("Understood.")])
+    terminal.wait_for_prompt()
+    terminal.child.write(b"caf\xe9 \xff\xfe \xed\xa0\x80")
+    terminal.wait_for("caf")
+    terminal.type(ENTER)
+    terminal.wait_for("Understood.")
+    terminal.ask("/retry")
+    terminal.wait_for("the script has 1 replies")
+    terminal.ask("/quit")
+    assert terminal.exit_code() == 0

@@ -37,7 +37,7 @@ def script(tmp_path: Path, replies: list[dict[str, object]], *flags: str) -> lis
 
 def test_a_conversation_of_garbage_survives(babbler: Path, home: dict[str, str]) -> None:
     said = b"hello\n\nwhat is <|end|> for?\nno UTF-8: \xff\xfe\n"
-    answer = chat(babbler, home, "-l", "300", "--seed", "1", "-r", "high", "--developer-message", "Be kind.", said=said)
+    answer = chat(babbler, home, "-l", "150", "--seed", "1", "-r", "high", "--developer-message", "Be kind.", said=said)
     assert answer.returncode == 0, answer.stderr.decode()
     assert answer.stderr.decode().count("context") == 3
     assert b"Traceback" not in answer.stderr
