@@ -82,8 +82,8 @@ struct SignedBytes {
   }
 };
 
-constexpr ManyKernels kManyMxfp4 = many_kernels<SmallBytes, Mxfp4Source<SmallBytes>>();
-constexpr ManyKernels kManyInt8 = many_kernels<SignedBytes, Int8Source<SignedBytes>>();
+constexpr ManyKernels kManyMxfp4 = many_kernels<SmallBytes, Mxfp4Source>();
+constexpr ManyKernels kManyInt8 = many_kernels<SignedBytes, Int8Source>();
 
 }  // namespace
 

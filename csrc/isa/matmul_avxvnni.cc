@@ -42,8 +42,8 @@ struct Vnni {
 
 using Mxfp4 = Vnni<kMxfp4Offset>;
 using Int8 = Vnni<kInt8Offset>;
-constexpr ManyKernels kManyMxfp4 = many_kernels<Mxfp4, Mxfp4Source<Mxfp4>>();
-constexpr ManyKernels kManyInt8 = many_kernels<Int8, Int8Source<Int8>>();
+constexpr ManyKernels kManyMxfp4 = many_kernels<Mxfp4, Mxfp4Source>();
+constexpr ManyKernels kManyInt8 = many_kernels<Int8, Int8Source>();
 
 }  // namespace
 

@@ -7,11 +7,11 @@
 #include <immintrin.h>
 
 #include <cstring>
-#include <type_traits>
 
 #include "bf16.h"
 #include "kernels.h"
 #include "matmul_common.h"
+#include "matmul_few.h"
 
 namespace gpt_oss {
 namespace {
@@ -228,21 +228,6 @@ void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], f
   }
 #pragma GCC unroll 8
   for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
-}
-
-// Calls row(r, x[N], out[N]) for every row and every set of N = min(count, 8) columns.
-template <class Column, int N = 8, class Row>
-inline void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride, Row row) {
-  for (; count >= N; count -= N, columns += N, out += N * stride) {
-    const Column* x[N];
-    for (int c = 0; c < N; ++c) x[c] = static_cast<const Column*>(columns[c]);
-    for (int r = 0; r < w.rows; ++r) {
-      float result[N];
-      row(static_cast<size_t>(r), x, result);
-      for (int c = 0; c < N; ++c) out[c * stride + r] = result[c];
-    }
-  }
-  if constexpr (N > 1) few<Column, N - 1>(w, columns, count, out, stride, row);
 }
 
 template <class Dot>

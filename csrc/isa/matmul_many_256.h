@@ -1,7 +1,6 @@
 // Many tokens on 256-bit registers: int8 activations (a scale for every 32) times MXFP4 or int8 weights, int32 sums in
 // a block. As in matmul_many_avx512.cc: some rows x 512 columns of weights are unpacked once, as bytes
-// [cols / 4][rows][4], and pass all tokens from the L1 cache, a tile of rows x tokens at a time, while the next piece is
-// fetched from memory.
+// [cols / 4][rows][4], and pass all tokens, a tile of rows x tokens at a time.
 //
 // A file that includes this brings what multiplies bytes, `Dot`:
 //   kRegisters, kTokens          a tile: registers of 8 rows, and tokens
@@ -10,23 +9,18 @@
 //   multiply(w, x, stride, dot)  dot[register][token] = start + the products of a block; x: a block of the first token
 //   multiply(even, odd, …)       the same for a few tokens (matmul_few_256.h)
 //
-// FLOPs: 2 * rows * cols * tokens. Bytes: the rows once; for a tile's rows all tokens' (1.25 a value) from the L2 cache.
+// FLOPs: 2 * rows * cols * tokens. Bytes: the rows once; per tile of rows all tokens' (1.25 a value) from the L2 cache.
 #pragma once
 
 #include <algorithm>
-#include <iterator>
 
-#include "matmul_fetch.h"
 #include "matmul_few_256.h"
+#include "matmul_many.h"
 
 namespace gpt_oss {
 namespace {
 
-constexpr int kPanel = 64;  // rows; half of it, what swiglu leaves, is a whole block of the next product
-constexpr int kChunk = 16;  // blocks unpacked together: 16 KB for 32 rows, half an L1 cache
 constexpr int kSteps = kBlock / 4;
-
-using Layout = ByToken<kPanel>;
 
 // 32 values of a token; every 8 of them as 0 2 4 6 1 3 5 7, the order that nibbles come in.
 struct TokenBlock {
@@ -94,7 +88,7 @@ inline void load_transposed(Row row, __m256i (&out)[4]) {
   out[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-// Eight rows of weights, those past the end being the last one again, which does no harm.
+// Eight rows of weights.
 struct Eight {
   const uint8_t* values[8];
   const uint8_t* scales[8];
@@ -165,107 +159,84 @@ struct Int8Source {
   }
 };
 
-template <class Source>
-void unpack(const Rows& w, int first, int first_block, int blocks, typename Source::Block* out) {
-  for (int at = 0; at < static_cast<int>(std::size(out->scales)); ++at) {
-    Eight rows;
-    for (int r = 0; r < 8; ++r) {
-      const size_t number = std::min(first + at * 8 + r, w.rows - 1);
-      rows.values[r] = static_cast<const uint8_t*>(w.blocks) + number * Source::row_bytes(w);
-      rows.scales[r] = static_cast<const uint8_t*>(w.scales) + number * Source::row_scale_bytes(w);
-    }
-    for (int b = 0; b < blocks; b += 4) {
-      const int count = std::min(4, blocks - b);
-      for (int i = 0; i < count; ++i) Source::values(rows, first_block + b + i, at, out[b + i]);
-      Source::scales(rows, w.scale_bias, first_block + b, count, at, out + b);
-    }
-  }
-}
+template <class Dot, class Source>
+struct ManyKernel {
+  using WeightBlock = typename Source::Block;
+  static constexpr int kRows = 8 * Dot::kRegisters, kStep = 1, kTile = Dot::kTokens;
+  static constexpr int kChunk = 16;  // 16 KB for 32 rows, half an L1 cache
+  static constexpr size_t kBlockBytes = Source::kBlockBytes;
 
-// A tile's rows times N tokens, one chunk; `add` to what the chunks before left in `out`.
-template <class Dot, int N>
-void multiply_tile(const WeightBlock<Dot::kRegisters>* w, const TokenBlock* x, size_t x_stride, int blocks, bool add,
-                   float* out, size_t stride, Fetch& fetch) {
-  constexpr int R = Dot::kRegisters;
-  __m256 sum[R][N];
-#pragma GCC unroll 8
-  for (int t = 0; t < N; ++t) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) sum[r][t] = add ? _mm256_loadu_ps(out + t * stride + r * 8) : _mm256_setzero_ps();
+  const Rows& w;
+  const TokenBlock* x;
+  size_t blocks;
+
+  ManyKernel(const Rows& rows, const void* packed)
+      : w(rows), x(static_cast<const TokenBlock*>(packed)), blocks(rows.cols / kBlock) {}
+
+  size_t row_bytes() const { return Source::row_bytes(w); }
+
+  void unpack(int first, int first_block, int count, WeightBlock* out) const {
+    for (int at = 0; at < Dot::kRegisters; ++at) {
+      Eight rows;
+      for (int r = 0; r < 8; ++r) {
+        const size_t number = std::min(first + at * 8 + r, w.rows - 1);
+        rows.values[r] = static_cast<const uint8_t*>(w.blocks) + number * Source::row_bytes(w);
+        rows.scales[r] = static_cast<const uint8_t*>(w.scales) + number * Source::row_scale_bytes(w);
+      }
+      for (int b = 0; b < count; ++b) Source::values(rows, first_block + b, at, out[b]);
+      for (int b = 0; b < count; b += 4) {
+        Source::scales(rows, w.scale_bias, first_block + b, std::min(4, count - b), at, out + b);
+      }
+    }
   }
-  for (int b = 0; b < blocks; ++b, ++w, ++x) {
-    __m256i dot[R][N];
-    Dot::multiply(*w, x, x_stride, dot);
-    // The next tokens: streams too short for the hardware to follow.
-#pragma GCC unroll 8
-    for (int t = 0; t < N; ++t) _mm_prefetch(reinterpret_cast<const char*>(x + (N + t) * x_stride), _MM_HINT_T0);
-    fetch();
+
+  template <int N>
+  [[gnu::noinline]] void multiply(const WeightBlock* weight, int token, int block, int count, float* out, size_t stride,
+                Fetch& fetch) const {
+    constexpr int R = Dot::kRegisters;
+    const TokenBlock* tokens = x + token * blocks + block;
+    __m256 sum[R][N];
 #pragma GCC unroll 8
     for (int t = 0; t < N; ++t) {
-      const __m256 scale = _mm256_set1_ps(x[t * x_stride].scale);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const __m256 scales = _mm256_mul_ps(_mm256_load_ps(w->scales[r]), scale);
-        sum[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][t]), scales, sum[r][t]);
+        sum[r][t] = block > 0 ? _mm256_loadu_ps(out + t * stride + r * 8) : _mm256_setzero_ps();
       }
     }
-  }
+    for (int b = 0; b < count; ++b, ++weight, ++tokens) {
+      __m256i dot[R][N];
+      Dot::multiply(*weight, tokens, blocks, dot);
+      // The next tokens: streams too short for the hardware to follow.
 #pragma GCC unroll 8
-  for (int t = 0; t < N; ++t) {
+      for (int t = 0; t < N; ++t) __builtin_prefetch(tokens + (N + t) * blocks);
+      fetch();
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) _mm256_storeu_ps(out + t * stride + r * 8, sum[r][t]);
-  }
-}
-
-// As many tokens as are left, at most N.
-template <class Dot, int N, class... Rest>
-inline void multiply_rest(int tokens, Rest&&... rest) {
-  if constexpr (N > 1) {
-    if (tokens < N) return multiply_rest<Dot, N - 1>(tokens, rest...);
-  }
-  multiply_tile<Dot, N>(rest...);
-}
-
-template <class Dot, class Source>
-void multiply(const Rows& w, const void* packed, int tokens, float* out, void* scratch) {
-  constexpr int kRows = 8 * Dot::kRegisters, kTokens = Dot::kTokens;
-  static_assert(kPanel % kRows == 0);
-  const int blocks = w.cols / kBlock;
-  const size_t stride = Layout::stride(w.rows), row_bytes = Source::row_bytes(w);
-  auto* chunk = reinterpret_cast<typename Source::Block*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  const auto* x = static_cast<const TokenBlock*>(packed);
-  for (int row = 0; row < w.rows; row += kRows) {
-    for (int b = 0; b < blocks; b += kChunk) {
-      const int count = std::min(kChunk, blocks - b);
-      unpack<Source>(w, row, b, count, chunk);
-
-      const bool last = b + kChunk >= blocks;
-      const int next_row = last ? row + kRows : row, next_block = last ? 0 : b + kChunk;
-      Fetch fetch(static_cast<const uint8_t*>(w.blocks) + next_row * row_bytes + next_block * Source::kBlockBytes,
-                  row_bytes, std::min(kRows, w.rows - next_row),
-                  std::min(kChunk, blocks - next_block) * Source::kBlockBytes,
-                  count * ((tokens + kTokens - 1) / kTokens));
-      for (int t = 0; t < tokens; t += kTokens) {
-        multiply_rest<Dot, kTokens>(tokens - t, chunk, x + static_cast<size_t>(t) * blocks + b, blocks, count, b > 0,
-                                    out + t * stride + row, stride, fetch);
+      for (int t = 0; t < N; ++t) {
+        const __m256 scale = _mm256_set1_ps(tokens[t * blocks].scale);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const __m256 scales = _mm256_mul_ps(_mm256_load_ps(weight->scales[r]), scale);
+          sum[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][t]), scales, sum[r][t]);
+        }
       }
     }
+#pragma GCC unroll 8
+    for (int t = 0; t < N; ++t) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) _mm256_storeu_ps(out + t * stride + r * 8, sum[r][t]);
+    }
   }
-}
+};
 
-template <class Block>
-size_t scratch_bytes(int) {
-  return kChunk * sizeof(Block) + 64;
-}
-
-template <class Dot, class Source>
+template <class Dot, template <class> class Source>
 constexpr ManyKernels many_kernels() {
+  using Kernel = ManyKernel<Dot, Source<Dot>>;
   return {kPanel,
-          1,
+          Kernel::kStep,
           packed_bytes,
-          scratch_bytes<typename Source::Block>,
+          chunk_bytes<Kernel>,
           pack_token<Dot::kOffset>,
-          multiply<Dot, Source>,
+          multiply_chunks<Kernel>,
           Layout::swiglu,
           pack_inner<Dot::kOffset>,
           Layout::store};

@@ -12,27 +12,13 @@
 #include <cstring>
 
 #include "kernels.h"
-#include "matmul_common.h"
-#include "matmul_fetch.h"
+#include "matmul_many.h"
 #include "matmul_scaled_table.h"
 
 namespace gpt_oss {
 namespace {
 
-constexpr int kPanel = 64;  // rows; half of it, what swiglu leaves, is a whole block of the next product
-constexpr int kRows = 32;   // unpacked together: two registers
-constexpr int kChunk = 8;   // blocks unpacked together: 16 KB, a third of an L1 cache
-constexpr int kTokens = 12;
-
-using Layout = ByToken<kPanel>;
-
-struct alignas(64) WeightBlock {
-  uint32_t pairs[kBlock / 2][2][16];  // of 16 rows, twice
-};
-
 size_t packed_bytes(int tokens, int cols) { return static_cast<size_t>(tokens) * cols * sizeof(uint16_t); }
-
-size_t scratch_bytes(int) { return kChunk * sizeof(WeightBlock) + 64; }
 
 inline void pack_block(const float* x, uint16_t* out) {
   _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x)));
@@ -114,97 +100,80 @@ inline void transpose(__m512i (&z)[16]) {
   }
 }
 
-// Rows [first, first + 32), those past `last` being that one again, which does no harm.
-template <class Source>
-void unpack(const Source& source, int first, int last, int first_block, int blocks, WeightBlock* out) {
-  for (int b = 0; b < blocks; ++b) {
-    for (int half = 0; half < 2; ++half) {
-      __m512i z[16];
-#pragma GCC unroll 16
-      for (int r = 0; r < 16; ++r) z[r] = source.load(std::min(first + half * 16 + r, last), first_block + b);
-      transpose(z);
-#pragma GCC unroll 16
-      for (int p = 0; p < 16; ++p) _mm512_store_si512(out[b].pairs[p][half], z[p]);
-    }
-  }
-}
-
 // sum += w * x, pair by pair. In assembly, for gcc 12 copies the sums of the intrinsic from register to register.
 inline void dpbf16(__m512& sum, __m512i w, __m512i x) { asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x)); }
 
-// 32 rows times N tokens, one chunk; `add` to what the chunks before left in `out`.
-template <int N>
-void multiply_tile(const WeightBlock* w, const uint16_t* x, size_t cols, int blocks, bool add, float* out,
-                   size_t stride, Fetch& fetch) {
-  __m512 sum[2][N];
-#pragma GCC unroll 16
-  for (int t = 0; t < N; ++t) {
-    sum[0][t] = add ? _mm512_loadu_ps(out + t * stride) : _mm512_setzero_ps();
-    sum[1][t] = add ? _mm512_loadu_ps(out + t * stride + 16) : _mm512_setzero_ps();
-  }
-  for (int b = 0; b < blocks; ++b, ++w, x += kBlock) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kBlock / 2; ++p) {
-      const __m512i w0 = _mm512_load_si512(w->pairs[p][0]), w1 = _mm512_load_si512(w->pairs[p][1]);
-#pragma GCC unroll 16
-      for (int t = 0; t < N; ++t) {
-        int32_t word;
-        std::memcpy(&word, x + t * cols + 2 * p, sizeof word);
-        const __m512i pair = _mm512_set1_epi32(word);
-        dpbf16(sum[0][t], w0, pair);
-        dpbf16(sum[1][t], w1, pair);
-      }
-    }
-    // The next tokens: streams too short for the hardware to follow.
-#pragma GCC unroll 16
-    for (int t = 0; t < N; ++t) _mm_prefetch(reinterpret_cast<const char*>(x + (N + t) * cols), _MM_HINT_T0);
-    fetch();
-  }
-#pragma GCC unroll 16
-  for (int t = 0; t < N; ++t) {
-    _mm512_storeu_ps(out + t * stride, sum[0][t]);
-    _mm512_storeu_ps(out + t * stride + 16, sum[1][t]);
-  }
-}
-
-// As many tokens as are left, at most N.
-template <int N = kTokens, class... Rest>
-inline void multiply_rest(int tokens, Rest&&... rest) {
-  if constexpr (N > 1) {
-    if (tokens < N) return multiply_rest<N - 1>(tokens, rest...);
-  }
-  multiply_tile<N>(rest...);
-}
-
 template <class Source>
-void multiply(const Rows& w, const void* packed, int tokens, float* out, void* scratch) {
-  const int blocks = w.cols / kBlock;
-  const Source source(w);
-  const size_t stride = Layout::stride(w.rows), row_bytes = source.row_bytes();
-  auto* chunk = reinterpret_cast<WeightBlock*>((reinterpret_cast<uintptr_t>(scratch) + 63) / 64 * 64);
-  const auto* x = static_cast<const uint16_t*>(packed);
-  for (int row = 0; row < w.rows; row += kRows) {
-    for (int b = 0; b < blocks; b += kChunk) {
-      const int count = std::min(kChunk, blocks - b);
-      unpack(source, row, w.rows - 1, b, count, chunk);
+struct ManyKernel {
+  struct alignas(64) WeightBlock {
+    uint32_t pairs[kBlock / 2][2][16];  // of 16 rows, twice
+  };
+  static constexpr int kRows = 32, kStep = 1, kTile = 12;
+  static constexpr int kChunk = 8;  // 16 KB, a third of an L1 cache
+  static constexpr size_t kBlockBytes = Source::kBlockBytes;
 
-      const bool last = b + kChunk >= blocks;
-      const int next_row = last ? row + kRows : row, next_block = last ? 0 : b + kChunk;
-      Fetch fetch(static_cast<const uint8_t*>(w.blocks) + next_row * row_bytes + next_block * Source::kBlockBytes,
-                  row_bytes, std::min(kRows, w.rows - next_row),
-                  std::min(kChunk, blocks - next_block) * Source::kBlockBytes,
-                  count * ((tokens + kTokens - 1) / kTokens));
-      for (int t = 0; t < tokens; t += kTokens) {
-        multiply_rest(tokens - t, chunk, x + static_cast<size_t>(t) * w.cols + b * kBlock, static_cast<size_t>(w.cols),
-                      count, b > 0, out + t * stride + row, stride, fetch);
+  Source source;
+  const uint16_t* x;
+  size_t cols;
+  int last;
+
+  ManyKernel(const Rows& w, const void* packed)
+      : source(w), x(static_cast<const uint16_t*>(packed)), cols(w.cols), last(w.rows - 1) {}
+
+  size_t row_bytes() const { return source.row_bytes(); }
+
+  void unpack(int first, int block, int count, WeightBlock* out) const {
+    for (int b = 0; b < count; ++b) {
+      for (int half = 0; half < 2; ++half) {
+        __m512i z[16];
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; ++r) z[r] = source.load(std::min(first + half * 16 + r, last), block + b);
+        transpose(z);
+#pragma GCC unroll 16
+        for (int p = 0; p < 16; ++p) _mm512_store_si512(out[b].pairs[p][half], z[p]);
       }
     }
   }
-}
+
+  template <int N>
+  [[gnu::noinline]] void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride, Fetch& fetch) const {
+    const uint16_t* tokens = x + token * cols + block * kBlock;
+    __m512 sum[2][N];
+#pragma GCC unroll 16
+    for (int t = 0; t < N; ++t) {
+      sum[0][t] = block > 0 ? _mm512_loadu_ps(out + t * stride) : _mm512_setzero_ps();
+      sum[1][t] = block > 0 ? _mm512_loadu_ps(out + t * stride + 16) : _mm512_setzero_ps();
+    }
+    for (int b = 0; b < count; ++b, ++w, tokens += kBlock) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kBlock / 2; ++p) {
+        const __m512i w0 = _mm512_load_si512(w->pairs[p][0]), w1 = _mm512_load_si512(w->pairs[p][1]);
+#pragma GCC unroll 16
+        for (int t = 0; t < N; ++t) {
+          int32_t word;
+          std::memcpy(&word, tokens + t * cols + 2 * p, sizeof word);
+          const __m512i pair = _mm512_set1_epi32(word);
+          dpbf16(sum[0][t], w0, pair);
+          dpbf16(sum[1][t], w1, pair);
+        }
+      }
+      // The next tokens: streams too short for the hardware to follow.
+#pragma GCC unroll 16
+      for (int t = 0; t < N; ++t) __builtin_prefetch(tokens + (N + t) * cols);
+      fetch();
+    }
+#pragma GCC unroll 16
+    for (int t = 0; t < N; ++t) {
+      _mm512_storeu_ps(out + t * stride, sum[0][t]);
+      _mm512_storeu_ps(out + t * stride + 16, sum[1][t]);
+    }
+  }
+};
 
 template <class Source>
 constexpr ManyKernels kernels_of() {
-  return {kPanel,     1, packed_bytes, scratch_bytes, pack, multiply<Source>, Layout::swiglu,
+  using Kernel = ManyKernel<Source>;
+  return {kPanel, Kernel::kStep, packed_bytes, chunk_bytes<Kernel>, pack, multiply_chunks<Kernel>, Layout::swiglu,
           pack_inner, Layout::store};
 }
 

@@ -1,0 +1,27 @@
+// What kernels for a few tokens share, whatever their registers. Included inside a kernel's own file.
+#pragma once
+
+#include <cstddef>
+
+#include "kernels.h"
+
+namespace gpt_oss {
+namespace {
+
+// Calls row(r, x[N], result[N]) for every row and every set of N = min(count, 8) columns.
+template <class Column, int N = 8, class Row>
+inline void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride, Row row) {
+  for (; count >= N; count -= N, columns += N, out += N * stride) {
+    const Column* x[N];
+    for (int c = 0; c < N; ++c) x[c] = static_cast<const Column*>(columns[c]);
+    for (int r = 0; r < w.rows; ++r) {
+      float result[N];
+      row(static_cast<size_t>(r), x, result);
+      for (int c = 0; c < N; ++c) out[c * stride + r] = result[c];
+    }
+  }
+  if constexpr (N > 1) few<Column, N - 1>(w, columns, count, out, stride, row);
+}
+
+}  // namespace
+}  // namespace gpt_oss
