@@ -23,13 +23,14 @@ from rich.text import Text
 
 from gpt_oss.chat.commands import COMMANDS, Next, run_command
 from gpt_oss.chat.markdown import ModelMarkdown
-from gpt_oss.chat.notices import error_notice
+from gpt_oss.chat.notices import STOPPED, end_notice, error_notice, trimmed_notice
 from gpt_oss.chat.raw import RawFold
 from gpt_oss.chat.screen import Screen
 from gpt_oss.chat.state import Asked, Chat
-from gpt_oss.chat.terminal import DIM, ERROR, AnswerView
+from gpt_oss.chat.terminal import DIM, ERROR, NOTICE, AnswerView
 from gpt_oss.chat.text import visible, well_formed
 from gpt_oss.errors import GptOssError
+from gpt_oss.events import ContextTrimmed, TurnDone
 from gpt_oss.harmony import ParsedMessage
 from gpt_oss.tools.tool import text_of
 
@@ -129,12 +130,18 @@ async def _answer_raw(chat: Chat, screen: Screen, question: str) -> bool:
             screen.text(text)
 
     raw = RawFold(write, skip_known=True)
+    notices: list[str | None] = []
 
     async def fold() -> None:
         async with aclosing(chat.session.stream(well_formed(question))) as events:
             async for event in events:
                 chat.meter.add(event)
                 raw.add(event)
+                match event:
+                    case ContextTrimmed():
+                        notices.append(trimmed_notice(event))
+                    case TurnDone():
+                        notices.append(end_notice(event))
 
     try:
         finished = await _until_interrupted(fold())
@@ -142,8 +149,9 @@ async def _answer_raw(chat: Chat, screen: Screen, question: str) -> bool:
         screen.print(Text(error_notice(error), ERROR))
         return False
     raw.end()
-    if not finished:
-        screen.print(Text("Stopped.", DIM))
+    for notice in (*notices, None if finished else STOPPED):
+        if notice:
+            screen.print(Text(notice, NOTICE))
     return True
 
 

@@ -7,6 +7,8 @@ from gpt_oss.errors import GptOssError
 from gpt_oss.events import ContextTrimmed, TurnDone
 from gpt_oss.tools.citations import Citation, Source
 
+STOPPED = "Stopped. /retry asks again, /edit changes the question."
+
 
 def end_notice(done: TurnDone) -> str | None:
     """Why a turn ended before the model was done; None where it was."""

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt_oss.chat.markdown import ModelMarkdown, split_blocks
-from gpt_oss.chat.notices import Footnotes, end_notice, trimmed_notice
+from gpt_oss.chat.notices import STOPPED, Footnotes, end_notice, trimmed_notice
 from gpt_oss.chat.screen import Screen
 from gpt_oss.chat.state import Look
 from gpt_oss.chat.text import one_line, plural, visible
@@ -98,7 +98,7 @@ class AnswerView:
     def interrupted(self) -> None:
         """The user stopped the answer: what was said stands."""
         self._finish_text()
-        self._paragraph(Text("Stopped. /retry asks again, /edit changes the question.", NOTICE))
+        self._paragraph(Text(STOPPED, NOTICE))
 
     def failed(self, sentence: str) -> None:
         self._finish_text()
