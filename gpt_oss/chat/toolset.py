@@ -6,6 +6,7 @@ import argparse
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from gpt_oss.errors import MissingDependencyError
 from gpt_oss.tools.tool import Tool
 from gpt_oss.tools.toolbox import Toolbox
 
@@ -63,8 +64,10 @@ async def _open(tools: Toolset, args: argparse.Namespace) -> None:
 
         tools.add(ApplyPatchTool(args.root))
     for spec in args.mcp:
-        from gpt_oss.tools.mcp_client import connect
-
+        try:
+            from gpt_oss.tools.mcp_client import connect
+        except ImportError as error:
+            raise MissingDependencyError(f"--mcp needs more: {error}", hint="pip install 'gpt-oss[mcp]'") from error
         server = await connect(spec)
         tools.resources.push_async_callback(server.close)
         for tool in server.tools:
