@@ -3,38 +3,40 @@
 namespace gpt_oss {
 namespace {
 
-#if defined(__x86_64__)
-Kernels with_many(Kernels kernels, Isa isa) {
+// Kernels for a few tokens that serve a wider instruction set as well, with that one's kernels for many.
+[[maybe_unused]] Kernels extended(Kernels kernels, Isa isa, const ManyKernels* mxfp4, const ManyKernels* bf16,
+                                  const ManyKernels* mxfp4_int8, const ManyKernels* int8) {
   kernels.isa = isa;
-  if (isa == Isa::avx512 || isa == Isa::avx512bf16) {
-    kernels.many_mxfp4_int8 = &avx512_mxfp4_int8();
-    kernels.many_int8 = &avx512_int8();
-  }
-  if (isa == Isa::avx512bf16) {
-    kernels.many_mxfp4 = &avx512bf16_mxfp4();
-    kernels.many_bf16 = &avx512bf16_bf16();
-  }
-  if (isa == Isa::amx) {
-    kernels.many_mxfp4 = &amx_mxfp4();
-    kernels.many_bf16 = &amx_bf16();
-  }
+  kernels.many_mxfp4 = mxfp4;
+  kernels.many_bf16 = bf16;
+  kernels.many_mxfp4_int8 = mxfp4_int8;
+  kernels.many_int8 = int8;
   return kernels;
 }
-#endif
 
 }  // namespace
 
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  static const Kernels avx512 = with_many(avx512_kernels(), Isa::avx512);
-  static const Kernels avx512bf16 = with_many(avx512_kernels(), Isa::avx512bf16);
-  static const Kernels amx = with_many(avx512_kernels(), Isa::amx);
+  static const Kernels avx512 =
+      extended(avx512_kernels(), Isa::avx512, nullptr, nullptr, &avx512_mxfp4_int8(), &avx512_int8());
+  static const Kernels avx512bf16 = extended(avx512_kernels(), Isa::avx512bf16, &avx512bf16_mxfp4(), &avx512bf16_bf16(),
+                                             &avx512_mxfp4_int8(), &avx512_int8());
+  static const Kernels amx = extended(avx512_kernels(), Isa::amx, &amx_mxfp4(), &amx_bf16(), nullptr, nullptr);
   switch (isa) {
     case Isa::amx: return amx;
     case Isa::avx512bf16: return avx512bf16;
     case Isa::avx512: return avx512;
     case Isa::avxvnni: return avxvnni_kernels();
     case Isa::avx2: return avx2_kernels();
+    default: break;
+  }
+#elif defined(__aarch64__)
+  static const Kernels i8mm =
+      extended(neon_kernels(), Isa::i8mm, nullptr, nullptr, &i8mm_mxfp4_int8(), &i8mm_int8());
+  switch (isa) {
+    case Isa::i8mm: return i8mm;
+    case Isa::neon: return neon_kernels();
     default: break;
   }
 #endif

@@ -79,6 +79,10 @@ const ManyKernels& avx512bf16_mxfp4();
 const ManyKernels& avx512bf16_bf16();
 const ManyKernels& amx_mxfp4();
 const ManyKernels& amx_bf16();
+#elif defined(__aarch64__)
+const Kernels& neon_kernels();
+const ManyKernels& i8mm_mxfp4_int8();
+const ManyKernels& i8mm_int8();
 #endif
 
 }  // namespace gpt_oss

@@ -98,14 +98,20 @@ double peak(ThreadPool& pool, double (*probe)()) {
 
 // The ceiling that a kernel of this instruction set and precision is held against.
 double (*probe_of(Isa isa, Precision precision))() {
+  [[maybe_unused]] const bool int8 = precision == Precision::balanced;
 #if defined(__x86_64__)
-  const bool int8 = precision == Precision::balanced;
   switch (isa) {
     case Isa::amx: return probe_amx_bf16;
     case Isa::avx512bf16: return int8 ? probe_vnni512 : probe_bf16_512;
     case Isa::avx512: return int8 ? probe_vnni512 : probe_fma512;
     case Isa::avxvnni: return int8 ? probe_vnni256 : probe_fma256;
     case Isa::avx2: return int8 ? probe_maddubs256 : probe_fma256;
+    default: break;
+  }
+#elif defined(__aarch64__)
+  switch (isa) {
+    case Isa::i8mm: return int8 ? probe_smmla : probe_fma128;
+    case Isa::neon: return int8 ? probe_sdot : probe_fma128;
     default: break;
   }
 #endif

@@ -11,5 +11,8 @@ double probe_vnni512();
 double probe_fma512();
 double probe_bf16_512();  // vdpbf16ps
 double probe_amx_bf16();
+double probe_sdot();
+double probe_fma128();
+double probe_smmla();
 
 }  // namespace gpt_oss

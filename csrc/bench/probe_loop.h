@@ -1,6 +1,12 @@
 // The loop that every probe shares, compiled for each instruction set by its own file.
 #pragma once
 
+#if defined(__aarch64__)
+#define GPT_OSS_KEEP(x) asm volatile("" : "+w"(x))  // x is a vector register, and may have changed
+#else
+#define GPT_OSS_KEEP(x) asm volatile("" : "+x"(x))
+#endif
+
 namespace gpt_oss {
 namespace {
 
@@ -15,7 +21,7 @@ double repeat(Register start, double operations_a_step, Step step) {
 #pragma GCC unroll 16
     for (int c = 0; c < kChains; ++c) {
       chain[c] = step(chain[c]);
-      asm volatile("" : "+x"(chain[c]));  // or equal chains become one
+      GPT_OSS_KEEP(chain[c]);  // or equal chains become one
     }
   }
   return operations_a_step * kChains * kRounds;
