@@ -10,6 +10,7 @@
 namespace gpt_oss {
 
 // 128 activations as int8, in the order that 64 bytes of MXFP4 unpack to: the even values of four blocks, the odd ones.
+// Columns are made of these but on AVX-512, which has a form of its own.
 // Lanes 4b .. 4b + 3 of start and scale belong to block b.
 struct alignas(64) Int8Group {
   int8_t even[64];
@@ -32,7 +33,7 @@ struct Rows {
   int scale_bias;
 };
 
-// A few tokens: out[c * stride + r] = row r . column c. Columns are Int8Group[groups(cols)] or what pack_exact makes.
+// A few tokens: out[c * stride + r] = row r . column c. Columns are what pack_int8 or pack_exact makes.
 using FewKernel = void (*)(const Rows& w, const void* const* columns, int count, float* out, size_t stride);
 
 // Many tokens: panels of rows times all columns. What a packed column is, and in which order a product lies in `out`, is
@@ -57,7 +58,11 @@ struct ManyKernels {
 
 struct Kernels {
   Isa isa;
-  void (*pack_int8)(const float* x, int cols, int offset, Int8Group* out);
+  // Activations as int8 with a scale for every block, in a form of the kernels' own, aligned to 64 bytes. `offset` is
+  // the weights': kMxfp4Offset or kInt8Offset. Unpacking gives the values that the packed ones stand for.
+  size_t (*int8_bytes)(int cols);
+  void (*pack_int8)(const float* x, int cols, int offset, void* out);
+  void (*unpack_int8)(const void* packed, int cols, double* out);
   // Activations rounded to bf16, in a form of the kernels' own that takes at most 4 bytes a value.
   void (*pack_exact)(const float* x, int cols, void* out);
   FewKernel mxfp4_int8, mxfp4_exact, int8_int8, bf16_exact;

@@ -10,7 +10,7 @@
 namespace gpt_oss {
 namespace {
 
-constexpr int kTaskRows = 32;    // of a few-token task: 50 KB of MXFP4, some microseconds
+constexpr int kLeastRows = 32, kMostRows = 128;  // of a few-token task: 50 to 200 KB of MXFP4, some microseconds
 constexpr int kManyTokens = 256;  // packed at once: 1.5 MB for 20b, which the L2 cache holds beside a panel
 
 uint8_t* part(Buffer<uint8_t>& buffer, size_t bytes_each, int index) { return buffer.data() + bytes_each * index; }
@@ -69,50 +69,56 @@ void Matmul::linear(const Linear& layer, const float* x, int tokens, float* y, b
   linear_many(layer, x, tokens, y, add);
 }
 
-// Packs rows of x one after the other into packed_, as the kernels for a few tokens want them.
-void Matmul::pack(const float* x, int tokens, int cols, int offset) {
-  const bool exact = precision_ == Precision::exact;
-  const size_t bytes = exact ? cols * sizeof(float) : groups(cols) * sizeof(Int8Group);
-  packed_.reserve(bytes * tokens);
-  const auto one = [&](int t) {
-    const float* row = x + static_cast<size_t>(t) * cols;
-    void* out = part(packed_, bytes, t);
-    exact ? kernels_->pack_exact(row, cols, out)
-          : kernels_->pack_int8(row, cols, offset, static_cast<Int8Group*>(out));
+size_t Matmul::column_bytes(bool exact, int cols) const {
+  return exact ? cols * sizeof(float) : kernels_->int8_bytes(cols);
+}
+
+// Packs rows of x one after the other, column_bytes each, as the kernels for a few tokens want them.
+void Matmul::pack_rows(bool exact, const float* x, int count, int cols, int offset, Buffer<uint8_t>& out) {
+  const size_t bytes = column_bytes(exact, cols);
+  out.reserve(bytes * count);
+  const auto one = [&](int i) {
+    const float* row = x + static_cast<size_t>(i) * cols;
+    exact ? kernels_->pack_exact(row, cols, part(out, bytes, i))
+          : kernels_->pack_int8(row, cols, offset, part(out, bytes, i));
   };
-  if (tokens <= 4) {  // cheaper than waking anyone
-    for (int t = 0; t < tokens; ++t) one(t);
+  if (count <= 4) {  // cheaper than waking anyone
+    for (int i = 0; i < count; ++i) one(i);
   } else {
-    pool_->run(tokens, [&](int t, int) { one(t); });
+    pool_->run(count, [&](int i, int) { one(i); });
   }
+}
+
+// Rows of a few-token task, where `passes` matrices of that many rows are read: many, for every task starts with a wait
+// for memory, but at least eight tasks a thread.
+int Matmul::task_rows(int rows, int passes) const {
+  const int share = rows * passes / (8 * pool_->size());
+  return std::clamp(share / kLeastRows * kLeastRows, kLeastRows, kMostRows);
 }
 
 void Matmul::linear_few(const Linear& layer, const float* x, int tokens, float* y, bool add) {
   const bool int8 = precision_ == Precision::balanced && layer.int8.values != nullptr;
-  const bool exact_input = !int8;
-  const size_t bytes = exact_input ? layer.cols * sizeof(float) : groups(layer.cols) * sizeof(Int8Group);
-  const Precision kept = precision_;
-  precision_ = exact_input ? Precision::exact : Precision::balanced;
-  pack(x, tokens, layer.cols, kInt8Offset);
-  precision_ = kept;
+  pack_rows(!int8, x, tokens, layer.cols, kInt8Offset, packed_);
+  const size_t bytes = column_bytes(!int8, layer.cols);
   const void* columns[kFewTokens];
   for (int t = 0; t < tokens; ++t) columns[t] = part(packed_, bytes, t);
 
-  pool_->run((layer.rows + kTaskRows - 1) / kTaskRows, [&](int task, int) {
-    const int first = task * kTaskRows, count = std::min(kTaskRows, layer.rows - first);
-    float out[kFewTokens * kTaskRows];
+  const int each = task_rows(layer.rows, 1);
+  pool_->run((layer.rows + each - 1) / each, [&](int task, int) {
+    const int first = task * each, count = std::min(each, layer.rows - first);
+    float out[kFewTokens * kMostRows];
     if (int8) {
       const Rows rows = {layer.int8.values + Int8Weight::value_bytes(first, layer.cols),
                          layer.int8.scales + Int8Weight::scale_count(first, layer.cols), count, layer.cols, 0};
-      kernels_->int8_int8(rows, columns, tokens, out, kTaskRows);
+      kernels_->int8_int8(rows, columns, tokens, out, kMostRows);
     } else {
       const Rows rows = {layer.weight + static_cast<size_t>(first) * layer.cols, nullptr, count, layer.cols, 0};
-      kernels_->bf16_exact(rows, columns, tokens, out, kTaskRows);
+      kernels_->bf16_exact(rows, columns, tokens, out, kMostRows);
     }
     for (int t = 0; t < tokens; ++t) {
       float* to = y + static_cast<size_t>(t) * layer.rows + first;
       for (int r = 0; r < count; ++r) {
-        to[r] = (add ? to[r] : 0.0f) + out[t * kTaskRows + r] + (layer.bias ? layer.bias[first + r] : 0.0f);
+        to[r] = (add ? to[r] : 0.0f) + out[t * kMostRows + r] + (layer.bias ? layer.bias[first + r] : 0.0f);
       }
     }
   });
@@ -158,9 +164,9 @@ void Matmul::exact_rows(const Linear& layer, const float* x, const int32_t* ids,
   packed_.reserve(layer.cols * sizeof(float));
   kernels_->pack_exact(x, layer.cols, packed_.data());
   const void* column = packed_.data();
-  pool_->run((count + kTaskRows - 1) / kTaskRows, [&](int task, int) {
-    const int end = std::min(count, (task + 1) * kTaskRows);
-    for (int i = task * kTaskRows; i < end; ++i) {
+  pool_->run((count + kLeastRows - 1) / kLeastRows, [&](int task, int) {
+    const int end = std::min(count, (task + 1) * kLeastRows);
+    for (int i = task * kLeastRows; i < end; ++i) {
       const Rows row = {layer.weight + static_cast<size_t>(ids[i]) * layer.cols, nullptr, 1, layer.cols, 0};
       kernels_->bf16_exact(row, &column, 1, y + i, 1);
     }
@@ -200,48 +206,42 @@ void Matmul::experts_few(const Experts& layer, const float* x, int tokens, float
   const bool exact = precision_ == Precision::exact;
   const FewKernel product = exact ? kernels_->mxfp4_exact : kernels_->mxfp4_int8;
   const int inner_size = mlp2.cols, slots = static_cast<int>(slots_.size());
-  const size_t x_bytes = exact ? mlp1.cols * sizeof(float) : groups(mlp1.cols) * sizeof(Int8Group);
-  const size_t inner_bytes = exact ? inner_size * sizeof(float) : groups(inner_size) * sizeof(Int8Group);
+  const size_t x_bytes = column_bytes(exact, mlp1.cols), inner_bytes = column_bytes(exact, inner_size);
 
-  pack(x, tokens, mlp1.cols, kMxfp4Offset);
+  pack_rows(exact, x, tokens, mlp1.cols, kMxfp4Offset, packed_);
   inner_.reserve(static_cast<size_t>(slots) * inner_size);
-  const int tasks1 = (mlp1.rows + kTaskRows - 1) / kTaskRows;
+  const int each1 = task_rows(mlp1.rows, static_cast<int>(used_.size())), tasks1 = (mlp1.rows + each1 - 1) / each1;
   pool_->run(tasks1 * static_cast<int>(used_.size()), [&](int task, int) {
-    const int expert = used_[task / tasks1], first = task % tasks1 * kTaskRows;
-    const int rows = std::min(kTaskRows, mlp1.rows - first);
+    const int expert = used_[task / tasks1], first = task % tasks1 * each1;
+    const int rows = std::min(each1, mlp1.rows - first);
     const int begin = first_[expert], count = first_[expert + 1] - begin;
     const void* columns[kFewTokens];
     for (int i = 0; i < count; ++i) columns[i] = part(packed_, x_bytes, slots_[begin + i].token);
-    float out[kFewTokens * kTaskRows];
-    product(rows_of(mlp1, expert, first, rows, layer.scale_bias), columns, count, out, kTaskRows);
+    float out[kFewTokens * kMostRows];
+    product(rows_of(mlp1, expert, first, rows, layer.scale_bias), columns, count, out, kMostRows);
     for (int i = 0; i < count; ++i) {
-      kernels_->swiglu_row(out + i * kTaskRows, bias_of(mlp1, expert) + first, rows / 2, layer.limit,
+      kernels_->swiglu_row(out + i * kMostRows, bias_of(mlp1, expert) + first, rows / 2, layer.limit,
                            inner_.data() + static_cast<size_t>(begin + i) * inner_size + first / 2);
     }
   });
 
-  packed_inner_.reserve(inner_bytes * slots);
-  pool_->run(slots, [&](int slot, int) {
-    const float* row = inner_.data() + static_cast<size_t>(slot) * inner_size;
-    void* out = part(packed_inner_, inner_bytes, slot);
-    exact ? kernels_->pack_exact(row, inner_size, out)
-          : kernels_->pack_int8(row, inner_size, kMxfp4Offset, static_cast<Int8Group*>(out));
-  });
+  pack_rows(exact, inner_.data(), slots, inner_size, kMxfp4Offset, packed_inner_);
 
   // A task owns its rows of y, and adds the experts in their order: the same sum whatever else is computed.
-  pool_->run((mlp2.rows + kTaskRows - 1) / kTaskRows, [&](int task, int) {
-    const int first = task * kTaskRows, rows = std::min(kTaskRows, mlp2.rows - first);
+  const int each2 = task_rows(mlp2.rows, 1);
+  pool_->run((mlp2.rows + each2 - 1) / each2, [&](int task, int) {
+    const int first = task * each2, rows = std::min(each2, mlp2.rows - first);
     for (const int expert : used_) {
       const int begin = first_[expert], count = first_[expert + 1] - begin;
       const void* columns[kFewTokens];
       for (int i = 0; i < count; ++i) columns[i] = part(packed_inner_, inner_bytes, begin + i);
-      float out[kFewTokens * kTaskRows];
-      product(rows_of(mlp2, expert, first, rows, layer.scale_bias), columns, count, out, kTaskRows);
+      float out[kFewTokens * kMostRows];
+      product(rows_of(mlp2, expert, first, rows, layer.scale_bias), columns, count, out, kMostRows);
       const uint16_t* bias = bias_of(mlp2, expert) + first;
       for (int i = 0; i < count; ++i) {
         const Slot& slot = slots_[begin + i];
         float* to = y + static_cast<size_t>(slot.token) * mlp2.rows + first;
-        for (int r = 0; r < rows; ++r) to[r] += slot.weight * (out[i * kTaskRows + r] + from_bf16(bias[r]));
+        for (int r = 0; r < rows; ++r) to[r] += slot.weight * (out[i * kMostRows + r] + from_bf16(bias[r]));
       }
     }
   });

@@ -102,7 +102,9 @@ class Matmul {
   void experts_few(const Experts& layer, const float* x, int tokens, float* y);
   void experts_many(const Experts& layer, const float* x, int tokens, float* y);
   void group_by_expert(const Experts& layer, int tokens, const int32_t* picked, const float* weights);
-  void pack(const float* x, int tokens, int cols, int offset);
+  size_t column_bytes(bool exact, int cols) const;
+  void pack_rows(bool exact, const float* x, int count, int cols, int offset, Buffer<uint8_t>& out);
+  int task_rows(int rows, int passes) const;
 
   const Kernels* kernels_;
   Precision precision_;

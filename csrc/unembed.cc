@@ -17,15 +17,6 @@ constexpr double kTiny = 1e-30;  // more than all that underflow can cost
 
 float rounded_up(double x) { return std::nextafter(static_cast<float>(x), std::numeric_limits<float>::infinity()); }
 
-// The value at x's place i of a block, which Int8Group and Int8Weight keep in the same order.
-size_t place(int column) { return column / kBlock % 4 * 16 + column % kBlock / 2; }
-
-double value(const Int8Group* groups, int column) {
-  const Int8Group& group = groups[column / 128];
-  const size_t at = place(column);
-  return static_cast<double>(group.scale[at / 4]) * (column % 2 == 0 ? group.even : group.odd)[at];
-}
-
 // A token that may win: it cannot total more than `upper`.
 struct Candidate {
   int id;
@@ -49,7 +40,7 @@ void row_norms(const uint16_t* weight, int begin, int end, int cols, RowNorms* n
     double error = 0, whole = 0;
     for (int i = 0; i < cols; ++i) {
       const double w = from_bf16(row[i]);
-      const int q = values[i / 128 * 128 + i % 2 * 64 + place(i)] - 128;
+      const int q = values[i / 128 * 128 + i % 2 * 64 + i % 128 / kBlock * 16 + i % kBlock / 2] - 128;
       const double e = w - static_cast<double>(from_bf16(scales[i / kBlock])) * q;
       error += e * e;
       whole += w * w;
@@ -88,18 +79,19 @@ void Unembedding::pack(const float* x, State& state) const {
 
   const double eps = 0x1p-24;
   state.slack = {norm, 2.0 * cols * eps * norm};
-  for (Buffer<Int8Group>* part : {&state.coarse, &state.fine}) {
+  std::vector<double> packed(cols);
+  for (Buffer<uint8_t>* part : {&state.coarse, &state.fine}) {
     // Too small for the reciprocal that packing takes: left to the rest.
     std::vector<float> packable(cols);
     for (int i = 0; i < cols; ++i) packable[i] = std::fabs(rest[i]) < 1e-25 ? 0.0f : static_cast<float>(rest[i]);
-    kernels.pack_int8(packable.data(), cols, kInt8Offset, part->reserve(groups(cols)));
+    kernels.pack_int8(packable.data(), cols, kInt8Offset, part->reserve(kernels.int8_bytes(cols)));
+    kernels.unpack_int8(part->data(), cols, packed.data());
     double blocks = 0;
     for (int b = 0; b < cols; b += kBlock) {
       double sum = 0;
       for (int i = b; i < b + kBlock; ++i) {
-        const double v = value(part->data(), i);
-        rest[i] -= v;
-        sum += std::fabs(v);
+        rest[i] -= packed[i];
+        sum += std::fabs(packed[i]);
       }
       blocks += sum * sum;
     }

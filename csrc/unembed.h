@@ -52,9 +52,9 @@ class Unembedding {
     const float* x = nullptr;
     bool screens = false;  // by int8
     Slack slack;
-    Buffer<float> exact;              // [hidden], as the bf16 kernels take it
-    Buffer<Int8Group> coarse, fine;   // [groups]: x as int8, and as int8 what that leaves of x
-    const float* logits = nullptr;    // [usable], where they have been computed for all rows
+    Buffer<float> exact;            // [hidden], as the bf16 kernels take it
+    Buffer<uint8_t> coarse, fine;   // x as int8, and as int8 what that leaves of x, as the int8 kernels take it
+    const float* logits = nullptr;  // [usable], where they have been computed for all rows
   };
 
   void pack(const float* x, State& state) const;

@@ -89,8 +89,9 @@ constexpr ManyKernels kManyInt8 = many_kernels<SignedBytes, Int8Source>();
 
 const Kernels& avx2_kernels() {
   static constexpr Kernels kernels = {
-      Isa::avx2,  pack_int8, pack_exact, mxfp4_int8<SmallBytes>, mxfp4_exact, int8_int8<SignedBytes>, bf16_exact,
-      swiglu_row, nullptr,   nullptr,    &kManyMxfp4,            &kManyInt8};
+      Isa::avx2,   group_bytes,            pack_int8,  unpack_groups, pack_exact, mxfp4_int8<SmallBytes>,
+      mxfp4_exact, int8_int8<SignedBytes>, bf16_exact, swiglu_row,    nullptr,    nullptr,
+      &kManyMxfp4, &kManyInt8};
   return kernels;
 }
 

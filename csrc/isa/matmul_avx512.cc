@@ -1,11 +1,18 @@
-// The matrix kernels for AVX-512 with VNNI.
+// The matrix kernels for a few tokens on AVX-512 with VNNI.
 //
-// A few tokens: bytes = the rows' own (MXFP4 0.53 a weight, int8 1.06, bf16 2), FLOPs = 2 a weight and token. For one
-// token 128 MXFP4 weights cost about 14 instructions for 68 bytes, faster than memory delivers them.
+// Two rows at a time, from the two halves of the matrix: the hardware fetches ahead of a stream only within a page, so
+// that two streams come faster than one, and the rows share what is loaded of the tokens.
+//
+// int8 activations: 16 blocks, a span, are taken together. Their weights are transposed so that a lane has all of one
+// block, and a block costs a token 1/16 of one conversion, one product of scales and one addition. 128 MXFP4 weights
+// are 8 instructions and 3 a token, half of what memory needs to deliver them.
+//
+// Bytes: the rows' own (MXFP4 0.53 a weight, int8 1.06, bf16 2), once for all tokens. FLOPs: 2 a weight and token.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cmath>
-#include <type_traits>
+#include <cstring>
 
 #include "bf16.h"
 #include "kernels.h"
@@ -14,54 +21,57 @@
 namespace gpt_oss {
 namespace {
 
-// 2 * e2m1 + 12, for each nibble.
-inline __m512i doubled_table() {
-  return _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-}
+constexpr int kColumns = 4;     // tokens at a time: two rows' sums for them stay in registers
+constexpr int kSpan = 16;       // blocks
+constexpr int kAhead = 2048;    // bytes of a row's stream, fetched before they are needed
+constexpr int kScalesAhead = 768;
 
-// Four bytes to 16 floats 2^(byte - bias), each four times; below 2^-126 they become zero.
-inline __m512 expand_scales(uint32_t bytes, __m512i bias) {
-  const __m128i spread = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  const __m512i exponent =
-      _mm512_sub_epi32(_mm512_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(bytes)), spread)), bias);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_max_epi32(exponent, _mm512_setzero_si512()), 23));
-}
+// 512 activations. Lane 4b + g belongs to block 4g + b: a register holds four blocks of weights, and four registers are
+// transposed within their quarters, b. values[half][j]: four values of each block, from place 8j + half on by twos.
+struct alignas(64) Span {
+  int8_t values[2][4][64];
+  int32_t start[16];  // -offset * (sum of the block), which takes the weights' offset back
+  float scale[16];
+};
 
-inline uint32_t load_tail(const uint8_t* p, int bytes) {
-  uint32_t word = 0;
-  __builtin_memcpy(&word, p, bytes);
-  return word;
-}
+constexpr int lane_of(int block) { return block % 4 * 4 + block / 4; }
 
-inline uint32_t load_word(const uint8_t* p) {
-  uint32_t word;
-  __builtin_memcpy(&word, p, 4);
-  return word;
-}
+constexpr int spans(int cols) { return (cols / kBlock + kSpan - 1) / kSpan; }
 
-void pack_int8(const float* x, int cols, int offset, Int8Group* out) {
+size_t int8_bytes(int cols) { return spans(cols) * sizeof(Span); }
+
+void pack_int8(const float* x, int cols, int offset, void* packed) {
+  auto* out = static_cast<Span*>(packed);
+  std::memset(out + spans(cols) - 1, 0, sizeof(Span));
   const __m512 sign = _mm512_set1_ps(-0.0f);
-  // Bytes 0, 4, 8 … of the even, then of the odd, dwords.
-  for (int g = 0; g < groups(cols); ++g) {
-    Int8Group& group = out[g];
-    __builtin_memset(&group, 0, sizeof group);
-    for (int b = 0; b < 4 && g * 128 + b * kBlock < cols; ++b) {
-      const float* values = x + g * 128 + b * kBlock;
-      const __m512 first = _mm512_loadu_ps(values), second = _mm512_loadu_ps(values + 16);
-      const float greatest =
-          _mm512_reduce_max_ps(_mm512_max_ps(_mm512_andnot_ps(sign, first), _mm512_andnot_ps(sign, second)));
-      const float scale = greatest / 127, inverse = greatest > 0 ? 127 / greatest : 0;
-      const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(first, _mm512_set1_ps(inverse)));
-      const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(second, _mm512_set1_ps(inverse)));
-      const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-      const __m512i odds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-      _mm_store_si128(reinterpret_cast<__m128i*>(group.even + b * 16),
-                      _mm512_cvtepi32_epi8(_mm512_permutex2var_epi32(low, evens, high)));
-      _mm_store_si128(reinterpret_cast<__m128i*>(group.odd + b * 16),
-                      _mm512_cvtepi32_epi8(_mm512_permutex2var_epi32(low, odds, high)));
-      group.start[4 * b] = -offset * _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
-      _mm_store_ps(group.scale + 4 * b, _mm_set1_ps(scale));
-    }
+  const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odds = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  for (int b = 0; b < cols / kBlock; ++b) {
+    Span& span = out[b / kSpan];
+    const int lane = lane_of(b % kSpan);
+    const __m512 first = _mm512_loadu_ps(x + b * kBlock), second = _mm512_loadu_ps(x + b * kBlock + 16);
+    const float greatest =
+        _mm512_reduce_max_ps(_mm512_max_ps(_mm512_andnot_ps(sign, first), _mm512_andnot_ps(sign, second)));
+    const __m512 inverse = _mm512_set1_ps(greatest > 0 ? 127 / greatest : 0);
+    const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(first, inverse));
+    const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
+    alignas(16) int8_t halves[2][16];
+    _mm_store_si128(reinterpret_cast<__m128i*>(halves[0]),
+                    _mm512_cvtepi32_epi8(_mm512_permutex2var_epi32(low, evens, high)));
+    _mm_store_si128(reinterpret_cast<__m128i*>(halves[1]),
+                    _mm512_cvtepi32_epi8(_mm512_permutex2var_epi32(low, odds, high)));
+    for (int i = 0; i < 8; ++i) std::memcpy(span.values[i / 4][i % 4] + 4 * lane, halves[i / 4] + i % 4 * 4, 4);
+    span.start[lane] = -offset * _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+    span.scale[lane] = greatest / 127;
+  }
+}
+
+void unpack_int8(const void* packed, int cols, double* out) {
+  const auto* x = static_cast<const Span*>(packed);
+  for (int i = 0; i < cols; ++i) {
+    const Span& span = x[i / kBlock / kSpan];
+    const int lane = lane_of(i / kBlock % kSpan), place = i % kBlock;
+    out[i] = static_cast<double>(span.scale[lane]) * span.values[place % 2][place / 8][4 * lane + place % 8 / 2];
   }
 }
 
@@ -84,178 +94,315 @@ void pack_exact(const float* x, int cols, void* packed) {
   }
 }
 
-// Runs f(integral constant N) with N = min(count, 8) columns until all columns are done.
-template <class F>
-inline void for_columns(int count, F f) {
-  int c = 0;
-  for (; count - c >= 8; c += 8) f(std::integral_constant<int, 8>(), c);
-  switch (count - c) {
-    case 1: f(std::integral_constant<int, 1>(), c); break;
-    case 2: f(std::integral_constant<int, 2>(), c); break;
-    case 3: f(std::integral_constant<int, 3>(), c); break;
-    case 4: f(std::integral_constant<int, 4>(), c); break;
-    case 5: f(std::integral_constant<int, 5>(), c); break;
-    case 6: f(std::integral_constant<int, 6>(), c); break;
-    case 7: f(std::integral_constant<int, 7>(), c); break;
-    default: break;
-  }
+inline void fetch_line(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// Not _mm512_reduce_add_ps, whose registers gcc 12 believes to be uninitialised.
+inline float reduce_add(__m512 x) {
+  const __m256 low = _mm512_maskz_extractf32x8_ps(0xff, x, 0), high = _mm512_maskz_extractf32x8_ps(0xff, x, 1);
+  const __m256 eight = _mm256_add_ps(low, high);
+  __m128 sum = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+  return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
 }
 
-// One group of 128 weights, unpacked to unsigned bytes, times the same group of N columns.
-template <int N>
-inline void add_group(__m512i even, __m512i odd, __m512 scale, const Int8Group* const (&x)[N], int g, __m512 (&sum)[N]) {
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) {
-    const Int8Group& group = x[c][g];
-    __m512i dot = _mm512_dpbusd_epi32(_mm512_load_si512(group.start), even, _mm512_load_si512(group.even));
-    dot = _mm512_dpbusd_epi32(dot, odd, _mm512_load_si512(group.odd));
-    sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_load_ps(group.scale)), sum[c]);
-  }
+// `bytes` of 64, the others zero.
+inline __m512i load(const uint8_t* p, int bytes) {
+  return bytes >= 64 ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi8(bytes <= 0 ? 0 : (1ull << bytes) - 1, p);
 }
 
-template <int N>
-void mxfp4_int8_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, int bias, const Int8Group* const (&x)[N],
-                    float (&out)[N]) {
-  const __m512i table = doubled_table(), mask = _mm512_set1_epi8(15);
-  const __m512i exponent_bias = _mm512_set1_epi32(bias - 127 + 1);  // and the half that undoes the doubling
-  __m512 sum[N];
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) sum[c] = _mm512_setzero_ps();
-  int g = 0;
-  for (; g < blocks / 4; ++g) {
-    _mm_prefetch(reinterpret_cast<const char*>(nibbles) + g * 64 + 1536, _MM_HINT_T0);
-    const __m512i bytes = _mm512_loadu_si512(nibbles + g * 64);
-    const __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(bytes, mask));
-    const __m512i odd = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
-    add_group<N>(even, odd, expand_scales(load_word(scales + g * 4), exponent_bias), x, g, sum);
-  }
-  if (const int tail = blocks % 4; tail != 0) {
-    // Missing blocks read as zero bytes: their activations are zeros, and so are their starts.
-    const __m512i bytes = _mm512_maskz_loadu_epi8((1ull << tail * 16) - 1, nibbles + g * 64);
-    const __m512i even = _mm512_shuffle_epi8(table, _mm512_and_si512(bytes, mask));
-    const __m512i odd = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
-    add_group<N>(even, odd, expand_scales(load_tail(scales + g * 4, tail), exponent_bias), x, g, sum);
-  }
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = _mm512_reduce_add_ps(sum[c]);
+// Lane 4b + g of w[j] becomes lane 4b + j of w[g].
+inline void transpose(__m512i (&w)[4]) {
+  const __m512i a = _mm512_unpacklo_epi32(w[0], w[1]), b = _mm512_unpackhi_epi32(w[0], w[1]);
+  const __m512i c = _mm512_unpacklo_epi32(w[2], w[3]), d = _mm512_unpackhi_epi32(w[2], w[3]);
+  w[0] = _mm512_unpacklo_epi64(a, c);
+  w[1] = _mm512_unpackhi_epi64(a, c);
+  w[2] = _mm512_unpacklo_epi64(b, d);
+  w[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-template <int N>
-void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, int bias, const float* const (&x)[N],
-                     float (&out)[N]) {
-  const __m512 table = _mm512_setr_ps(0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6);
-  __m512 sum[N];
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) sum[c] = _mm512_setzero_ps();
-  for (int b = 0; b < blocks; ++b) {
-    _mm_prefetch(reinterpret_cast<const char*>(nibbles) + b * 16 + 1536, _MM_HINT_T0);
-    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(nibbles + b * 16)));
-    const int exponent = scales[b] - bias + 127;
-    const __m512 scale = _mm512_castsi512_ps(_mm512_set1_epi32((exponent > 0 ? exponent : 0) << 23));
-    const __m512 even = _mm512_mul_ps(_mm512_permutexvar_ps(bytes, table), scale);
-    const __m512 odd = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table), scale);
-#pragma GCC unroll 8
-    for (int c = 0; c < N; ++c) {
-      sum[c] = _mm512_fmadd_ps(even, _mm512_loadu_ps(x[c] + b * kBlock), sum[c]);
-      sum[c] = _mm512_fmadd_ps(odd, _mm512_loadu_ps(x[c] + b * kBlock + 16), sum[c]);
+// 16 bytes to floats 2^(byte - bias); below 2^-126 they become zero.
+inline __m512 powers(__m128i bytes, __m512i bias_less_127) {
+  const __m512i exponent = _mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), bias_less_127);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_max_epi32(exponent, _mm512_setzero_si512()), 23));
+}
+
+// What follows reads rows of weights, span by span. `left` is the number of blocks from the span's first on.
+
+class Mxfp4Row {
+ public:
+  Mxfp4Row(const Rows& w, int row)
+      : nibbles_(static_cast<const uint8_t*>(w.blocks) + static_cast<size_t>(row) * (w.cols / kBlock) * 16),
+        scales_(static_cast<const uint8_t*>(w.scales) + static_cast<size_t>(row) * (w.cols / kBlock)),
+        bias_(_mm512_set1_epi32(w.scale_bias - 127 + 1)) {}  // and the half that undoes the doubling
+
+  // The even values of the blocks, or, from what that left, the odd ones, as unsigned bytes once `bytes` has seen them.
+  inline void read(int span, int half, int left, __m512i (&w)[4]) const {
+    if (half == 1) {
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) w[g] = _mm512_srli_epi16(w[g], 4);
+      return;
+    }
+    const uint8_t* from = nibbles_ + span * 256;
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      fetch_line(from + g * 64 + kAhead);
+      w[g] = load(from + g * 64, left * 16 - g * 64);
+    }
+    transpose(w);
+  }
+
+  // 2 * e2m1 + 12 by the low four bits: the table repeats itself for the other two that the look-up takes.
+  static inline __m512i bytes(__m512i nibbles) {
+    const __m128i table = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+    return _mm512_permutexvar_epi8(nibbles, _mm512_broadcast_i32x4(table));
+  }
+
+  inline __m512 scales(int span, int left) const {
+    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    fetch_line(scales_ + span * kSpan + kScalesAhead);
+    const auto mask = static_cast<__mmask16>(left >= kSpan ? 0xffff : (1u << left) - 1);
+    return powers(_mm_shuffle_epi8(_mm_maskz_loadu_epi8(mask, scales_ + span * kSpan), order), bias_);
+  }
+
+ private:
+  const uint8_t *nibbles_, *scales_;
+  __m512i bias_;
+};
+
+class Int8Row {
+ public:
+  Int8Row(const Rows& w, int row)
+      : values_(static_cast<const uint8_t*>(w.blocks) + Int8Weight::value_bytes(row, w.cols)),
+        scales_(static_cast<const uint16_t*>(w.scales) + Int8Weight::scale_count(row, w.cols)) {}
+
+  inline void read(int span, int half, int left, __m512i (&w)[4]) const {
+    const uint8_t* from = values_ + span * 512 + half * 64;
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) {
+      fetch_line(from + g * 128 + kAhead);
+      w[g] = load(from + g * 128, left > 4 * g ? 64 : 0);
+    }
+    transpose(w);
+  }
+
+  static inline __m512i bytes(__m512i values) { return values; }
+
+  inline __m512 scales(int span, int left) const {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    fetch_line(scales_ + span * kSpan + kScalesAhead);
+    const auto mask = static_cast<__mmask16>(left >= kSpan ? 0xffff : (1u << (left + 3) / 4 * 4) - 1);
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, scales_ + span * kSpan));
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi32(order, _mm512_slli_epi32(wide, 16)));
+  }
+
+ private:
+  const uint8_t* values_;
+  const uint16_t* scales_;
+};
+
+// sum += one span of kRows rows times kTokens tokens.
+template <class Row, int kRows, int kTokens>
+inline void add_span(const Row (&row)[2], int span, int left, const Span* const (&x)[kTokens],
+                     __m512 (&sum)[kRows][kTokens]) {
+  __m512i w[kRows][4], dot[kRows][kTokens];
+#pragma GCC unroll 4
+  for (int c = 0; c < kTokens; ++c) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) dot[r][c] = _mm512_load_si512(x[c][span].start);
+  }
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) row[r].read(span, half, left, w[r]);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i bytes = Row::bytes(w[r][j]);
+#pragma GCC unroll 4
+        for (int c = 0; c < kTokens; ++c) {
+          dot[r][c] = _mm512_dpbusd_epi32(dot[r][c], bytes, _mm512_load_si512(x[c][span].values[half][j]));
+        }
+      }
     }
   }
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = _mm512_reduce_add_ps(sum[c]);
-}
-
-template <int N>
-void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const Int8Group* const (&x)[N], float (&out)[N]) {
-  const __m512i spread = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  __m512 sum[N];
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) sum[c] = _mm512_setzero_ps();
-  for (int g = 0; g < n; ++g) {
-    _mm_prefetch(reinterpret_cast<const char*>(values) + g * 128 + 2048, _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(values) + g * 128 + 2112, _MM_HINT_T0);
-    const __m128i four = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales + g * 4)));
-    const __m512i wide = _mm512_permutexvar_epi32(spread, _mm512_castsi128_si512(_mm_slli_epi32(four, 16)));
-    add_group<N>(_mm512_loadu_si512(values + g * 128), _mm512_loadu_si512(values + g * 128 + 64),
-                 _mm512_castsi512_ps(wide), x, g, sum);
-  }
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = _mm512_reduce_add_ps(sum[c]);
-}
-
-template <int N>
-void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], float (&out)[N]) {
-  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-  __m512 sum[N];
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) sum[c] = _mm512_setzero_ps();
-  for (int b = 0; b < cols; b += kBlock) {
-    _mm_prefetch(reinterpret_cast<const char*>(row + b) + 2048, _MM_HINT_T0);
-    const __m512i pairs = _mm512_loadu_si512(row + b);
-    const __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-    const __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
-#pragma GCC unroll 8
-    for (int c = 0; c < N; ++c) {
-      sum[c] = _mm512_fmadd_ps(even, _mm512_loadu_ps(x[c] + b), sum[c]);
-      sum[c] = _mm512_fmadd_ps(odd, _mm512_loadu_ps(x[c] + b + 16), sum[c]);
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+    const __m512 scale = row[r].scales(span, left);
+#pragma GCC unroll 4
+    for (int c = 0; c < kTokens; ++c) {
+      const __m512 both = _mm512_mul_ps(scale, _mm512_load_ps(x[c][span].scale));
+      sum[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][c]), both, sum[r][c]);
     }
   }
+}
+
+template <int kRows, int kTokens>
+inline void clear(__m512 (&sum)[kRows][kTokens]) {
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = _mm512_reduce_add_ps(sum[c]);
+    for (int c = 0; c < kTokens; ++c) sum[r][c] = _mm512_setzero_ps();
+  }
 }
 
-// Calls row(r, x[N], out[N]) for every row and every set of at most 8 columns.
-template <class Column, class Row>
-inline void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride, Row row) {
-  for_columns(count, [&](auto n, int first) {
-    constexpr int N = decltype(n)::value;
-    const Column* x[N];
-    for (int c = 0; c < N; ++c) x[c] = static_cast<const Column*>(columns[first + c]);
-    for (int r = 0; r < w.rows; ++r) {
-      float result[N];
-      row(n, r, x, result);
-      for (int c = 0; c < N; ++c) out[(first + c) * stride + r] = result[c];
+// Rows `first` and, if there are two, first + apart, times int8 columns.
+template <class Row>
+struct Int8 {
+  using Column = Span;
+
+  template <int kRows, int kTokens>
+  static void multiply(const Rows& w, int first, int apart, const Span* const (&x)[kTokens], float* out,
+                       size_t stride) {
+    const Row row[2] = {Row(w, first), Row(w, first + apart)};
+    const int blocks = w.cols / kBlock, whole = blocks / kSpan;
+    __m512 sum[kRows][kTokens];
+    clear(sum);
+    for (int i = 0; i < whole; ++i) add_span<Row, kRows, kTokens>(row, i, kSpan, x, sum);
+    if (blocks % kSpan != 0) add_span<Row, kRows, kTokens>(row, whole, blocks % kSpan, x, sum);
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kTokens; ++c) out[c * stride + first + r * apart] = reduce_add(sum[r][c]);
     }
-  });
+  }
+};
+
+// sum += kRows vectors of weights, each even and odd values of a block, times kTokens blocks that pack_exact made.
+template <int kRows, int kTokens>
+inline void add_block(const __m512 (&even)[kRows], const __m512 (&odd)[kRows], int block,
+                      const float* const (&x)[kTokens], __m512 (&sum)[kRows][2 * kTokens]) {
+#pragma GCC unroll 4
+  for (int c = 0; c < kTokens; ++c) {
+    const __m512 x_even = _mm512_loadu_ps(x[c] + block * kBlock), x_odd = _mm512_loadu_ps(x[c] + block * kBlock + 16);
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      sum[r][2 * c] = _mm512_fmadd_ps(even[r], x_even, sum[r][2 * c]);
+      sum[r][2 * c + 1] = _mm512_fmadd_ps(odd[r], x_odd, sum[r][2 * c + 1]);
+    }
+  }
 }
 
-void mxfp4_int8(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  const size_t blocks = w.cols / kBlock;
-  few<Int8Group>(w, columns, count, out, stride, [&](auto n, size_t r, const auto& x, auto& result) {
-    mxfp4_int8_row<decltype(n)::value>(static_cast<const uint8_t*>(w.blocks) + r * blocks * 16,
-                                       static_cast<const uint8_t*>(w.scales) + r * blocks, static_cast<int>(blocks),
-                                       w.scale_bias, x, result);
-  });
+template <int kRows, int kTokens>
+inline void store(const __m512 (&sum)[kRows][2 * kTokens], int first, int apart, float* out, size_t stride) {
+#pragma GCC unroll 2
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kTokens; ++c) {
+      out[c * stride + first + r * apart] = reduce_add(_mm512_add_ps(sum[r][2 * c], sum[r][2 * c + 1]));
+    }
+  }
 }
 
-void mxfp4_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  const size_t blocks = w.cols / kBlock;
-  few<float>(w, columns, count, out, stride, [&](auto n, size_t r, const auto& x, auto& result) {
-    mxfp4_exact_row<decltype(n)::value>(static_cast<const uint8_t*>(w.blocks) + r * blocks * 16,
-                                        static_cast<const uint8_t*>(w.scales) + r * blocks, static_cast<int>(blocks),
-                                        w.scale_bias, x, result);
-  });
+struct ExactMxfp4 {
+  using Column = float;
+
+  template <int kRows, int kTokens>
+  static void multiply(const Rows& w, int first, int apart, const float* const (&x)[kTokens], float* out,
+                       size_t stride) {
+    const __m512 table = _mm512_setr_ps(0, .5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -.5f, -1, -1.5f, -2, -3, -4, -6);
+    const __m512i bias = _mm512_set1_epi32(w.scale_bias - 127);
+    const int blocks = w.cols / kBlock;
+    const uint8_t *nibbles[kRows], *scales[kRows];
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      const size_t at = static_cast<size_t>(first + r * apart) * blocks;
+      nibbles[r] = static_cast<const uint8_t*>(w.blocks) + at * 16;
+      scales[r] = static_cast<const uint8_t*>(w.scales) + at;
+    }
+    __m512 sum[kRows][2 * kTokens];
+    clear(sum);
+    for (int span = 0; span < blocks; span += kSpan) {
+      const int count = std::min(kSpan, blocks - span);
+      alignas(64) float power[kRows][kSpan];
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        fetch_line(scales[r] + span + kScalesAhead);
+        const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), scales[r] + span);
+        _mm512_store_ps(power[r], powers(bytes, bias));
+      }
+      for (int b = 0; b < count; ++b) {
+        __m512 even[kRows], odd[kRows];
+#pragma GCC unroll 2
+        for (int r = 0; r < kRows; ++r) {
+          const uint8_t* from = nibbles[r] + (span + b) * 16;
+          if (b % 4 == 0) fetch_line(from + kAhead);
+          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+          const __m512 values = _mm512_mul_ps(table, _mm512_set1_ps(power[r][b]));
+          even[r] = _mm512_permutexvar_ps(bytes, values);
+          odd[r] = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values);
+        }
+        add_block(even, odd, span + b, x, sum);
+      }
+    }
+    store<kRows, kTokens>(sum, first, apart, out, stride);
+  }
+};
+
+struct ExactBf16 {
+  using Column = float;
+
+  template <int kRows, int kTokens>
+  static void multiply(const Rows& w, int first, int apart, const float* const (&x)[kTokens], float* out,
+                       size_t stride) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    const uint16_t* row[kRows];
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r) {
+      row[r] = static_cast<const uint16_t*>(w.blocks) + static_cast<size_t>(first + r * apart) * w.cols;
+    }
+    __m512 sum[kRows][2 * kTokens];
+    clear(sum);
+    for (int b = 0; b < w.cols / kBlock; ++b) {
+      __m512 even[kRows], odd[kRows];
+#pragma GCC unroll 2
+      for (int r = 0; r < kRows; ++r) {
+        const uint16_t* from = row[r] + b * kBlock;
+        fetch_line(reinterpret_cast<const uint8_t*>(from) + kAhead);
+        const __m512i pairs = _mm512_loadu_si512(from);
+        even[r] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+        odd[r] = _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
+      }
+      add_block(even, odd, b, x, sum);
+    }
+    store<kRows, kTokens>(sum, first, apart, out, stride);
+  }
+};
+
+// Row `row` and, if they are apart, row + apart, times kTokens columns.
+template <class Product, int kTokens>
+inline void pair_times(const Rows& w, int row, int apart, const void* const* columns, float* out, size_t stride) {
+  const typename Product::Column* x[kTokens];
+  for (int c = 0; c < kTokens; ++c) x[c] = static_cast<const typename Product::Column*>(columns[c]);
+  apart > 0 ? Product::template multiply<2, kTokens>(w, row, apart, x, out, stride)
+            : Product::template multiply<1, kTokens>(w, row, 0, x, out, stride);
 }
 
-void int8_int8(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  const size_t n_groups = groups(w.cols);
-  few<Int8Group>(w, columns, count, out, stride, [&](auto n, size_t r, const auto& x, auto& result) {
-    int8_int8_row<decltype(n)::value>(static_cast<const uint8_t*>(w.blocks) + r * n_groups * 128,
-                                      static_cast<const uint16_t*>(w.scales) + r * n_groups * 4,
-                                      static_cast<int>(n_groups), x, result);
-  });
-}
-
-void bf16_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  few<float>(w, columns, count, out, stride, [&](auto n, size_t r, const auto& x, auto& result) {
-    bf16_exact_row<decltype(n)::value>(static_cast<const uint16_t*>(w.blocks) + r * w.cols, w.cols, x, result);
-  });
+// All rows times all columns: rows in pairs, half of the matrix apart.
+template <class Product>
+void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+  const int half = w.rows / 2;
+  for (int r = 0; r < half + w.rows % 2; ++r) {
+    const int row = r < half ? r : w.rows - 1, apart = r < half ? half : 0;
+    // The rows of a pair are in the cache for all columns but the first.
+    for (int c = 0; c < count; c += kColumns) {
+      float* to = out + c * stride;
+      switch (std::min(kColumns, count - c)) {
+        case 1: pair_times<Product, 1>(w, row, apart, columns + c, to, stride); break;
+        case 2: pair_times<Product, 2>(w, row, apart, columns + c, to, stride); break;
+        case 3: pair_times<Product, 3>(w, row, apart, columns + c, to, stride); break;
+        default: pair_times<Product, kColumns>(w, row, apart, columns + c, to, stride); break;
+      }
+    }
+  }
 }
 
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  static constexpr Kernels kernels = {Isa::avx512, pack_int8,  pack_exact, mxfp4_int8, mxfp4_exact, int8_int8,
-                                      bf16_exact, swiglu_row, nullptr,    nullptr,    nullptr,     nullptr};
+  static constexpr Kernels kernels = {
+      Isa::avx512, int8_bytes,         pack_int8,      unpack_int8, pack_exact, few<Int8<Mxfp4Row>>, few<ExactMxfp4>,
+      few<Int8<Int8Row>>, few<ExactBf16>, swiglu_row,  nullptr,     nullptr,    nullptr,             nullptr};
   return kernels;
 }
 

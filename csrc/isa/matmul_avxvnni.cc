@@ -49,8 +49,9 @@ constexpr ManyKernels kManyInt8 = many_kernels<Int8, Int8Source>();
 
 const Kernels& avxvnni_kernels() {
   static constexpr Kernels kernels = {
-      Isa::avxvnni, pack_int8, pack_exact, mxfp4_int8<Mxfp4>, mxfp4_exact, int8_int8<Int8>, bf16_exact,
-      swiglu_row,   nullptr,   nullptr,    &kManyMxfp4,       &kManyInt8};
+      Isa::avxvnni, group_bytes,     pack_int8,  unpack_groups, pack_exact, mxfp4_int8<Mxfp4>,
+      mxfp4_exact,  int8_int8<Int8>, bf16_exact, swiglu_row,    nullptr,    nullptr,
+      &kManyMxfp4,  &kManyInt8};
   return kernels;
 }
 

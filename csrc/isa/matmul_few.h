@@ -8,6 +8,18 @@
 namespace gpt_oss {
 namespace {
 
+// Columns of Int8Group.
+inline size_t group_bytes(int cols) { return groups(cols) * sizeof(Int8Group); }
+
+inline void unpack_groups(const void* packed, int cols, double* out) {
+  const auto* x = static_cast<const Int8Group*>(packed);
+  for (int i = 0; i < cols; ++i) {
+    const Int8Group& group = x[i / 128];
+    const int at = i % 128 / kBlock * 16 + i % kBlock / 2;
+    out[i] = static_cast<double>(group.scale[at / 4]) * (i % 2 == 0 ? group.even : group.odd)[at];
+  }
+}
+
 // Calls row(r, x[N], result[N]) for every row and every set of N = min(count, 8) columns.
 template <class Column, int N = 8, class Row>
 inline void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride, Row row) {

@@ -78,7 +78,8 @@ inline Quantised quantise(const float* x) {
   return {bytes, greatest / 127, reduce_add(sum)};
 }
 
-void pack_int8(const float* x, int cols, int offset, Int8Group* out) {
+void pack_int8(const float* x, int cols, int offset, void* packed) {
+  auto* out = static_cast<Int8Group*>(packed);
   const __m256i even_odd = twice(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
   for (int g = 0; g < groups(cols); ++g) {
     Int8Group& group = out[g];

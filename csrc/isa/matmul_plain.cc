@@ -5,6 +5,7 @@
 #include "bf16.h"
 #include "kernels.h"
 #include "matmul_common.h"
+#include "matmul_few.h"
 
 namespace gpt_oss {
 namespace {
@@ -13,7 +14,8 @@ constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6,
 
 float e8m0(int scale, int bias) { return std::ldexp(1.0f, scale - bias); }
 
-void pack_int8(const float* x, int cols, int offset, Int8Group* out) {
+void pack_int8(const float* x, int cols, int offset, void* packed) {
+  auto* out = static_cast<Int8Group*>(packed);
   for (int g = 0; g < groups(cols); ++g) {
     Int8Group& group = out[g];
     std::memset(&group, 0, sizeof group);
@@ -123,8 +125,9 @@ void bf16_exact(const Rows& w, const void* const* columns, int count, float* out
 }  // namespace
 
 const Kernels& plain_kernels() {
-  static constexpr Kernels kernels = {Isa::plain, pack_int8,  pack_exact, mxfp4_int8, mxfp4_exact, int8_int8,
-                                      bf16_exact, swiglu_row, nullptr,    nullptr,    nullptr,     nullptr};
+  static constexpr Kernels kernels = {Isa::plain,  group_bytes, pack_int8,  unpack_groups, pack_exact,
+                                      mxfp4_int8,  mxfp4_exact, int8_int8,  bf16_exact,    swiglu_row,
+                                      nullptr,     nullptr,     nullptr,    nullptr};
   return kernels;
 }
 
