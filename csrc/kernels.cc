@@ -18,17 +18,21 @@ namespace {
 
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
-  static const Kernels avx512 =
-      extended(avx512_kernels(), Isa::avx512, nullptr, nullptr, &avx512_mxfp4_int8(), &avx512_int8());
+  static const Kernels avx512 = extended(avx512_kernels(), Isa::avx512, &avx512_mxfp4(), &avx512_bf16(),
+                                         &avx512_mxfp4_int8(), &avx512_int8());
   static const Kernels avx512bf16 = extended(avx512_kernels(), Isa::avx512bf16, &avx512bf16_mxfp4(), &avx512bf16_bf16(),
                                              &avx512_mxfp4_int8(), &avx512_int8());
   static const Kernels amx = extended(avx512_kernels(), Isa::amx, &amx_mxfp4(), &amx_bf16(), nullptr, nullptr);
+  static const Kernels avx2 = extended(avx2_kernels(), Isa::avx2, &avx2_mxfp4(), &avx2_bf16(),
+                                       avx2_kernels().many_mxfp4_int8, avx2_kernels().many_int8);
+  static const Kernels avxvnni = extended(avxvnni_kernels(), Isa::avxvnni, &avx2_mxfp4(), &avx2_bf16(),
+                                          avxvnni_kernels().many_mxfp4_int8, avxvnni_kernels().many_int8);
   switch (isa) {
     case Isa::amx: return amx;
     case Isa::avx512bf16: return avx512bf16;
     case Isa::avx512: return avx512;
-    case Isa::avxvnni: return avxvnni_kernels();
-    case Isa::avx2: return avx2_kernels();
+    case Isa::avxvnni: return avxvnni;
+    case Isa::avx2: return avx2;
     default: break;
   }
 #elif defined(__aarch64__)

@@ -76,8 +76,12 @@ const Kernels& kernels_for(Isa isa);
 const Kernels& plain_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
+const ManyKernels& avx2_mxfp4();
+const ManyKernels& avx2_bf16();
 const Kernels& avxvnni_kernels();
 const Kernels& avx512_kernels();
+const ManyKernels& avx512_mxfp4();
+const ManyKernels& avx512_bf16();
 const ManyKernels& avx512_mxfp4_int8();
 const ManyKernels& avx512_int8();
 const ManyKernels& avx512bf16_mxfp4();

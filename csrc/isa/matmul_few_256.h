@@ -10,15 +10,12 @@
 
 #include "bf16.h"
 #include "kernels.h"
+#include "matmul_256.h"
 #include "matmul_common.h"
 #include "matmul_few.h"
 
 namespace gpt_oss {
 namespace {
-
-inline __m256i load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline __m256i twice(__m128i x) { return _mm256_broadcastsi128_si256(x); }
 
 // 2 * e2m1 + 12, for each nibble.
 inline __m256i doubled_table() {
@@ -93,13 +90,6 @@ void pack_int8(const float* x, int cols, int offset, void* packed) {
       _mm_store_ps(group.scale + 4 * b, _mm_set1_ps(block.scale));
     }
   }
-}
-
-inline __m256 round_bf16(__m256 x) {
-  const __m256i bits = _mm256_castps_si256(x);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
-  return _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
 // Blocks of float32: the 16 even values, then the odd ones.

@@ -74,20 +74,6 @@ void pack_inner(const float* active, int rows, int first, int tokens, int cols, 
   }
 }
 
-// The same 16 bytes of 8 rows, as four registers that each hold four bytes of every row.
-template <class Row>
-inline void load_transposed(Row row, __m256i (&out)[4]) {
-  __m256i z[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) z[i] = _mm256_set_m128i(load16(row(i + 4)), load16(row(i)));
-  const __m256i low01 = _mm256_unpacklo_epi32(z[0], z[1]), high01 = _mm256_unpackhi_epi32(z[0], z[1]);
-  const __m256i low23 = _mm256_unpacklo_epi32(z[2], z[3]), high23 = _mm256_unpackhi_epi32(z[2], z[3]);
-  out[0] = _mm256_unpacklo_epi64(low01, low23);
-  out[1] = _mm256_unpackhi_epi64(low01, low23);
-  out[2] = _mm256_unpacklo_epi64(high01, high23);
-  out[3] = _mm256_unpackhi_epi64(high01, high23);
-}
-
 // Eight rows of weights.
 struct Eight {
   const uint8_t* values[8];

@@ -136,7 +136,8 @@ struct ManyKernel {
   }
 
   template <int N>
-  [[gnu::noinline]] void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride, Fetch& fetch) const {
+  [[gnu::noinline]] void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
+                                  Fetch& fetch) const {
     const uint16_t* tokens = x + token * cols + block * kBlock;
     __m512 sum[2][N];
 #pragma GCC unroll 16

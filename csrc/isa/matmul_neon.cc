@@ -12,7 +12,8 @@
 namespace gpt_oss {
 namespace {
 
-void pack_int8(const float* x, int cols, int, Int8Group* out) {
+void pack_int8(const float* x, int cols, int, void* packed) {
+  auto* out = static_cast<Int8Group*>(packed);
   for (int g = 0; g < groups(cols); ++g) {
     Int8Group& group = out[g];
     std::memset(&group, 0, sizeof group);
@@ -292,8 +293,9 @@ constexpr ManyKernels kManyMxfp4 = many_kernels<Mxfp4Source>(), kManyInt8 = many
 
 const Kernels& neon_kernels() {
   static constexpr Kernels kernels = {
-      Isa::neon,  pack_int8, pack_exact, times_int8<Mxfp4Source>, mxfp4_exact, times_int8<Int8Source>, bf16_exact,
-      swiglu_row, nullptr,   nullptr,    &kManyMxfp4,             &kManyInt8};
+      Isa::neon,   group_bytes,             pack_int8,  unpack_groups, pack_exact, times_int8<Mxfp4Source>,
+      mxfp4_exact, times_int8<Int8Source>,  bf16_exact, swiglu_row,    nullptr,    nullptr,
+      &kManyMxfp4, &kManyInt8};
   return kernels;
 }
 
