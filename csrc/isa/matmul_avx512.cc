@@ -1,7 +1,7 @@
 // The matrix kernels for a few tokens on AVX-512 with VNNI.
 //
-// Two rows at a time, from the two halves of the matrix: the hardware fetches ahead of a stream only within a page, so
-// that two streams come faster than one, and the rows share what is loaded of the tokens.
+// Rows go two (int8) or four (float) at a time, each from its own part of the matrix: the hardware fetches ahead of a
+// stream only within a page, so that some streams come faster than one, and they share what is loaded of the tokens.
 //
 // int8 activations: 16 blocks, a span, are taken together. Their weights are transposed so that a lane has all of one
 // block, and a block costs a token 1/16 of one conversion, one product of scales and one addition. 128 MXFP4 weights
@@ -21,9 +21,9 @@
 namespace gpt_oss {
 namespace {
 
-constexpr int kColumns = 4;     // tokens at a time: two rows' sums for them stay in registers
-constexpr int kSpan = 16;       // blocks
-constexpr int kAhead = 2048;    // bytes of a row's stream, fetched before they are needed
+constexpr int kColumns = 4;  // tokens at a time: the rows' sums for them stay in registers
+constexpr int kSpan = 16;    // blocks
+constexpr int kAhead = 2048;  // bytes of a row's stream, fetched before they are needed
 constexpr int kScalesAhead = 768;
 
 // 512 activations. Lane 4b + g belongs to block 4g + b: a register holds four blocks of weights, and four registers are
@@ -239,17 +239,27 @@ inline void add_span(const Row (&row)[2], int span, int left, const Span* const 
 
 template <int kRows, int kTokens>
 inline void clear(__m512 (&sum)[kRows][kTokens]) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int c = 0; c < kTokens; ++c) sum[r][c] = _mm512_setzero_ps();
   }
 }
 
-// Rows `first` and, if there are two, first + apart, times int8 columns.
+template <int kRows, int kTokens>
+inline void store(const __m512 (&sum)[kRows][kTokens], int first, int apart, float* out, size_t stride) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kTokens; ++c) out[c * stride + first + r * apart] = reduce_add(sum[r][c]);
+  }
+}
+
+// Row `first` and, if there are two, first + apart, times int8 columns.
 template <class Row>
 struct Int8 {
   using Column = Span;
+  static constexpr int kTogether = 2;
 
   template <int kRows, int kTokens>
   static void multiply(const Rows& w, int first, int apart, const Span* const (&x)[kTokens], float* out,
@@ -260,42 +270,26 @@ struct Int8 {
     clear(sum);
     for (int i = 0; i < whole; ++i) add_span<Row, kRows, kTokens>(row, i, kSpan, x, sum);
     if (blocks % kSpan != 0) add_span<Row, kRows, kTokens>(row, whole, blocks % kSpan, x, sum);
-#pragma GCC unroll 2
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kTokens; ++c) out[c * stride + first + r * apart] = reduce_add(sum[r][c]);
-    }
+    store(sum, first, apart, out, stride);
   }
 };
 
-// sum += kRows vectors of weights, each even and odd values of a block, times kTokens blocks that pack_exact made.
+// sum += kRows vectors of weights times kTokens vectors of activations.
 template <int kRows, int kTokens>
-inline void add_block(const __m512 (&even)[kRows], const __m512 (&odd)[kRows], int block,
-                      const float* const (&x)[kTokens], __m512 (&sum)[kRows][2 * kTokens]) {
+inline void add_products(const __m512 (&w)[kRows], const float* const (&x)[kTokens], int at,
+                         __m512 (&sum)[kRows][kTokens]) {
 #pragma GCC unroll 4
   for (int c = 0; c < kTokens; ++c) {
-    const __m512 x_even = _mm512_loadu_ps(x[c] + block * kBlock), x_odd = _mm512_loadu_ps(x[c] + block * kBlock + 16);
-#pragma GCC unroll 2
-    for (int r = 0; r < kRows; ++r) {
-      sum[r][2 * c] = _mm512_fmadd_ps(even[r], x_even, sum[r][2 * c]);
-      sum[r][2 * c + 1] = _mm512_fmadd_ps(odd[r], x_odd, sum[r][2 * c + 1]);
-    }
-  }
-}
-
-template <int kRows, int kTokens>
-inline void store(const __m512 (&sum)[kRows][2 * kTokens], int first, int apart, float* out, size_t stride) {
-#pragma GCC unroll 2
-  for (int r = 0; r < kRows; ++r) {
+    const __m512 column = _mm512_loadu_ps(x[c] + at);
 #pragma GCC unroll 4
-    for (int c = 0; c < kTokens; ++c) {
-      out[c * stride + first + r * apart] = reduce_add(_mm512_add_ps(sum[r][2 * c], sum[r][2 * c + 1]));
-    }
+    for (int r = 0; r < kRows; ++r) sum[r][c] = _mm512_fmadd_ps(w[r], column, sum[r][c]);
   }
 }
 
+// kRows rows from `first` on, `apart` from one another, times what pack_exact made.
 struct ExactMxfp4 {
   using Column = float;
+  static constexpr int kTogether = 4;
 
   template <int kRows, int kTokens>
   static void multiply(const Rows& w, int first, int apart, const float* const (&x)[kTokens], float* out,
@@ -304,58 +298,67 @@ struct ExactMxfp4 {
     const __m512i bias = _mm512_set1_epi32(w.scale_bias - 127);
     const int blocks = w.cols / kBlock;
     const uint8_t *nibbles[kRows], *scales[kRows];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const size_t at = static_cast<size_t>(first + r * apart) * blocks;
       nibbles[r] = static_cast<const uint8_t*>(w.blocks) + at * 16;
       scales[r] = static_cast<const uint8_t*>(w.scales) + at;
     }
-    __m512 sum[kRows][2 * kTokens];
+    __m512 sum[kRows][kTokens];
     clear(sum);
     for (int span = 0; span < blocks; span += kSpan) {
       const int count = std::min(kSpan, blocks - span);
       alignas(64) float power[kRows][kSpan];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         fetch_line(scales[r] + span + kScalesAhead);
         const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), scales[r] + span);
         _mm512_store_ps(power[r], powers(bytes, bias));
       }
-      for (int b = 0; b < count; ++b) {
+      const auto add = [&](int b) {
         __m512 even[kRows], odd[kRows];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          const uint8_t* from = nibbles[r] + (span + b) * 16;
-          if (b % 4 == 0) fetch_line(from + kAhead);
-          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+          const auto* from = reinterpret_cast<const __m128i*>(nibbles[r]) + span + b;
+          const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from));
           const __m512 values = _mm512_mul_ps(table, _mm512_set1_ps(power[r][b]));
           even[r] = _mm512_permutexvar_ps(bytes, values);
           odd[r] = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values);
         }
-        add_block(even, odd, span + b, x, sum);
+        add_products(even, x, (span + b) * kBlock, sum);
+        add_products(odd, x, (span + b) * kBlock + 16, sum);
+      };
+      int b = 0;
+      for (; b + 4 <= count; b += 4) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) fetch_line(nibbles[r] + (span + b) * 16 + kAhead);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) add(b + i);
       }
+      for (; b < count; ++b) add(b);
     }
-    store<kRows, kTokens>(sum, first, apart, out, stride);
+    store(sum, first, apart, out, stride);
   }
 };
 
 struct ExactBf16 {
   using Column = float;
+  static constexpr int kTogether = 4;
 
   template <int kRows, int kTokens>
   static void multiply(const Rows& w, int first, int apart, const float* const (&x)[kTokens], float* out,
                        size_t stride) {
     const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
     const uint16_t* row[kRows];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       row[r] = static_cast<const uint16_t*>(w.blocks) + static_cast<size_t>(first + r * apart) * w.cols;
     }
-    __m512 sum[kRows][2 * kTokens];
+    __m512 sum[kRows][kTokens];
     clear(sum);
     for (int b = 0; b < w.cols / kBlock; ++b) {
       __m512 even[kRows], odd[kRows];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const uint16_t* from = row[r] + b * kBlock;
         fetch_line(reinterpret_cast<const uint8_t*>(from) + kAhead);
@@ -363,38 +366,43 @@ struct ExactBf16 {
         even[r] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
         odd[r] = _mm512_castsi512_ps(_mm512_and_si512(pairs, high));
       }
-      add_block(even, odd, b, x, sum);
+      add_products(even, x, b * kBlock, sum);
+      add_products(odd, x, b * kBlock + 16, sum);
     }
-    store<kRows, kTokens>(sum, first, apart, out, stride);
+    store(sum, first, apart, out, stride);
   }
 };
 
-// Row `row` and, if they are apart, row + apart, times kTokens columns.
-template <class Product, int kTokens>
-inline void pair_times(const Rows& w, int row, int apart, const void* const* columns, float* out, size_t stride) {
+// kRows rows from `row` on, `apart` from one another, times kTokens columns.
+template <class Product, int kRows, int kTokens>
+inline void multiply(const Rows& w, int row, int apart, const void* const* columns, float* out, size_t stride) {
   const typename Product::Column* x[kTokens];
   for (int c = 0; c < kTokens; ++c) x[c] = static_cast<const typename Product::Column*>(columns[c]);
-  apart > 0 ? Product::template multiply<2, kTokens>(w, row, apart, x, out, stride)
-            : Product::template multiply<1, kTokens>(w, row, 0, x, out, stride);
+  Product::template multiply<kRows, kTokens>(w, row, apart, x, out, stride);
 }
 
-// All rows times all columns: rows in pairs, half of the matrix apart.
-template <class Product>
-void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  const int half = w.rows / 2;
-  for (int r = 0; r < half + w.rows % 2; ++r) {
-    const int row = r < half ? r : w.rows - 1, apart = r < half ? half : 0;
-    // The rows of a pair are in the cache for all columns but the first.
-    for (int c = 0; c < count; c += kColumns) {
-      float* to = out + c * stride;
-      switch (std::min(kColumns, count - c)) {
-        case 1: pair_times<Product, 1>(w, row, apart, columns + c, to, stride); break;
-        case 2: pair_times<Product, 2>(w, row, apart, columns + c, to, stride); break;
-        case 3: pair_times<Product, 3>(w, row, apart, columns + c, to, stride); break;
-        default: pair_times<Product, kColumns>(w, row, apart, columns + c, to, stride); break;
-      }
+// The same for all columns: the rows are in the cache for all of them but the first four.
+template <class Product, int kRows>
+inline void multiply_all(const Rows& w, int row, int apart, const void* const* columns, int count, float* out,
+                         size_t stride) {
+  for (int c = 0; c < count; c += kColumns) {
+    float* to = out + c * stride;
+    switch (std::min(kColumns, count - c)) {
+      case 1: multiply<Product, kRows, 1>(w, row, apart, columns + c, to, stride); break;
+      case 2: multiply<Product, kRows, 2>(w, row, apart, columns + c, to, stride); break;
+      case 3: multiply<Product, kRows, 3>(w, row, apart, columns + c, to, stride); break;
+      default: multiply<Product, kRows, kColumns>(w, row, apart, columns + c, to, stride); break;
     }
   }
+}
+
+// All rows: several at a time, each from its own part of the matrix, and what is left one by one.
+template <class Product>
+void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+  constexpr int kRows = Product::kTogether;
+  const int apart = w.rows / kRows;
+  for (int r = 0; r < apart; ++r) multiply_all<Product, kRows>(w, r, apart, columns, count, out, stride);
+  for (int r = kRows * apart; r < w.rows; ++r) multiply_all<Product, 1>(w, r, 0, columns, count, out, stride);
 }
 
 }  // namespace
