@@ -1,0 +1,377 @@
+"""gpt-oss with gradients: the same steps as backends/torch/network.py, for packs of whole examples and without a cache.
+
+Plain torch on any device, in float32 or under autocast. Knows nothing of optimisers, files on disk or processes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.functional import cross_entropy, linear, pad, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from gpt_oss.backends.torch.network import SWIGLU_ALPHA, rms_norm, rotary_tables, rotate, route, visible, wide, window
+from gpt_oss.errors import ParameterError
+from gpt_oss.model import mxfp4
+from gpt_oss.model.config import ModelConfig
+from gpt_oss.model.tensors import BLOCK_VALUES, Weights, canonical_tensors
+from gpt_oss.training.data import IGNORED, Pack
+
+LOGITS_AT_ONCE = 1 << 26  # bounds the memory of the softmax: beyond it, logits are computed twice
+
+
+@dataclass(frozen=True)
+class PackTensors:
+    """A data.Pack on the network's device: int64 [tokens] each; lengths of the examples."""
+
+    tokens: Tensor
+    targets: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, pack: Pack, device: torch.device | str = "cpu") -> PackTensors:
+        positions = torch.cat([torch.arange(length) for length in pack.lengths])
+        tokens, targets = torch.from_numpy(pack.tokens), torch.from_numpy(pack.targets)
+        return cls(tokens.to(device), targets.to(device), positions.to(device), pack.lengths)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """total: the sum of the targets' cross-entropies, in nats. balance: 1 where all experts of every layer are used
+    alike, up to num_experts / experts_per_token where the same ones always are; the mean over the layers."""
+
+    total: Tensor
+    balance: Tensor
+
+
+class Network(nn.Module):
+    """Parameters are float32, under their canonical names (see `canonical_name`).
+
+    vocabulary: the only token ids with rows of their own in embedding and unembedding; all others share one further,
+    last row. The loss is exactly that of the whole vocabulary with equal rows, at the cost of the few.
+    quantize_experts: compute with the experts' weights rounded to MXFP4, and give the gradient to the weights as if
+    they had not been (straight through), so that exporting them changes nothing.
+    recompute: keep only each layer's input for the backward pass and compute the rest twice: less memory, more time.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        vocabulary: Iterable[int] | None = None,
+        quantize_experts: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.recompute = recompute
+        self.vocabulary = None if vocabulary is None else sorted(set(vocabulary))
+        rows = config.vocab_size if self.vocabulary is None else len(self.vocabulary) + 1
+        self.embedding = nn.Embedding(rows, config.hidden_size)
+        self.block = nn.ModuleList(Block(config, layer, quantize_experts) for layer in range(config.num_hidden_layers))
+        self.norm = Norm(config)
+        self.unembedding = nn.Linear(config.hidden_size, rows, bias=False)
+        if self.vocabulary is not None:
+            self.register_buffer("row_of", _rows(self.vocabulary, config.vocab_size), persistent=False)
+        shared = 0 if self.vocabulary is None else config.usable_vocab_size - len(self.vocabulary)
+        self._shared_logit = math.log(shared) if shared > 0 else -math.inf
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Which row of the embedding each token has; IGNORED stays as it is."""
+        if self.vocabulary is None:
+            return tokens
+        row_of = cast(Tensor, self.row_of)
+        return torch.where(tokens < 0, tokens, row_of[tokens.clamp(min=0)])
+
+    def hidden(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
+        """What the unembedding reads, [tokens, hidden], and the balance (see Loss)."""
+        x = self.embedding(self.rows(pack.tokens))
+        rotary = rotary_tables(self.config, pack.positions, x.dtype)
+        balances = []
+        for block in self.block:
+            if self.recompute and torch.is_grad_enabled():
+                x, balance = checkpoint(block, x, rotary, pack.lengths, use_reentrant=False)
+            else:
+                x, balance = block(x, rotary, pack.lengths)
+            balances.append(balance)
+        return self.norm(x), torch.stack(balances).mean()
+
+    def forward(self, pack: PackTensors) -> Tensor:
+        """Logits [tokens, rows]. With a `vocabulary`, row i is the token vocabulary[i]; the last one, any other."""
+        return cast(Tensor, self.unembedding(self.hidden(pack)[0]))
+
+    def loss(self, pack: PackTensors) -> Loss:
+        """Of a pack; divide the total by the number of targets for the mean. Tokens outside the vocabulary count as
+        one group."""
+        x, balance = self.hidden(pack)
+        wanted = pack.targets != IGNORED
+        x, targets = x[wanted], self.rows(pack.targets[wanted])
+        at_once = max(1, LOGITS_AT_ONCE // self.unembedding.out_features)
+        if len(x) <= at_once:
+            return Loss(self._cross_entropy(x, targets), balance)
+        pieces = zip(torch.split(x, at_once), torch.split(targets, at_once), strict=True)
+        sums = [checkpoint(self._cross_entropy, *piece, use_reentrant=False) for piece in pieces]
+        return Loss(torch.stack(sums).sum(), balance)
+
+    def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
+        logits = self.unembedding(x)
+        logits = logits.to(wide(logits.dtype))
+        if self.vocabulary is not None:  # the shared row stands for many equal logits
+            logits = torch.cat([logits[:, :-1], logits[:, -1:] + self._shared_logit], dim=1)
+        return cross_entropy(logits, targets, reduction="sum")
+
+    @torch.no_grad()
+    def load(self, weights: Weights) -> None:
+        """Take the weights of a checkpoint. Raises ParameterError where its config is another."""
+        if weights.config != self.config:
+            raise ParameterError("the checkpoint's config is not the network's")
+        for name, parameter in self.named_parameters():
+            parameter.copy_(self._read(weights, canonical_name(name)))
+
+    def _read(self, weights: Weights, name: str) -> Tensor:
+        if name.endswith(("mlp1_weight", "mlp2_weight")) and weights.quantized:
+            values = mxfp4.decode(weights.tensor(f"{name}.blocks"), weights.tensor(f"{name}.scales"))
+            return torch.from_numpy(values)
+        tensor = torch.from_numpy(weights.tensor(name).astype("float32"))
+        if name not in ("embedding.weight", "unembedding.weight") or self.vocabulary is None:
+            return tensor
+        others = torch.ones(len(tensor), dtype=torch.bool)
+        others[self.vocabulary] = False
+        others[self.config.usable_vocab_size :] = False
+        shared = tensor[others].mean(0, keepdim=True) if others.any() else tensor.mean(0, keepdim=True)
+        return torch.cat([tensor[self.vocabulary], shared])
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Random weights to train from: every branch begins small beside the stream, and experts are chosen evenly."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.scale"):
+                parameter.fill_(1)
+            elif name.endswith(("bias", "sinks")):
+                parameter.zero_()
+            else:
+                inputs = parameter.shape[-1]
+                deviation = 0.5 / math.sqrt(inputs)
+                if name.endswith(("out.weight", "mlp2.weight")):
+                    deviation /= math.sqrt(2 * self.config.num_hidden_layers)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+
+
+def canonical_name(name: str) -> str:
+    """A parameter's name as model/tensors.py has it: the experts' differ by a letter from a module's."""
+    return re.sub(r"(mlp[12])\.", r"\1_", name)
+
+
+def _rows(vocabulary: Sequence[int], vocab_size: int) -> Tensor:
+    """[vocab_size]: the row of each token id; those not in use have the last one."""
+    if not vocabulary or vocabulary[0] < 0 or vocabulary[-1] >= vocab_size:
+        raise ParameterError(f"the vocabulary must be token ids from 0 to {vocab_size - 1}, at least one")
+    rows = torch.full((vocab_size,), len(vocabulary))
+    rows[list(vocabulary)] = torch.arange(len(vocabulary))
+    return rows
+
+
+class Norm(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.rms_norm_eps
+        self.scale = nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.scale, self.eps)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int, quantize_experts: bool) -> None:
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MixtureOfExperts(config, quantize_experts)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        x = x + self.attn(x, rotary, lengths)
+        added, balance = self.mlp(x)
+        return x + added, balance
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.window = window(config, layer)
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.norm = Norm(config)
+        self.qkv = nn.Linear(config.hidden_size, (heads + 2 * kv_heads) * config.head_dim)
+        self.sinks = nn.Parameter(torch.zeros(heads))
+        self.out = nn.Linear(heads * config.head_dim, config.hidden_size)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], lengths: Sequence[int]) -> Tensor:
+        """What attention adds to the stream x [tokens, hidden]."""
+        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        qkv = self.qkv(self.norm(x)).view(len(x), -1, self.config.head_dim)
+        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        attended = attend(q, k, v, self.sinks, lengths, self.window)
+        return cast(Tensor, self.out(attended))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
+    """q [tokens, heads, head_dim], k, v [tokens, kv_heads, head_dim] to [tokens, heads * head_dim], each example apart.
+
+    torch's attention knows no sinks. One more key in front, with no value, does what a sink does: queries and keys get
+    a further column, which makes their product the sink's logit there and adds nothing elsewhere. One more query in
+    front, whose result is dropped, keeps the matrix square, so that causal is all that need be said.
+    """
+    heads, head_dim = q.shape[1:]
+    q = pad(q * (1 / math.sqrt(head_dim)), (0, 1), value=1.0)
+    k, v = (pad(each.repeat_interleave(heads // each.shape[1], dim=1), (0, 1)) for each in (k, v))
+    sink = pad(sinks[:, None].to(k.dtype), (head_dim, 0))[None]  # [1, heads, head_dim + 1]
+    nothing = torch.zeros_like(sink)
+
+    attended = []
+    examples = zip(*(torch.split(each, list(lengths)) for each in (q, k, v)), strict=True)
+    for each in examples:
+        # [1, heads, 1 + length, head_dim + 1]: only of four dimensions does torch choose its fast kernels.
+        q_, k_, v_ = (
+            torch.cat([first, rest]).transpose(0, 1)[None]
+            for first, rest in zip((nothing, sink, nothing), each, strict=True)
+        )
+        mask = None
+        if window is not None and q_.shape[2] > window:
+            places = torch.arange(q_.shape[2], device=q.device)
+            mask = visible(places, places, window)
+            mask[:, 0] = True
+        result = scaled_dot_product_attention(q_, k_, v_, attn_mask=mask, is_causal=mask is None, scale=1.0)
+        attended.append(result[0, :, 1:, :head_dim].transpose(0, 1))
+    return torch.cat(attended).flatten(1)
+
+
+# ---- mixture of experts ---------------------------------------------------------------------------------------------
+
+
+class MixtureOfExperts(nn.Module):
+    def __init__(self, config: ModelConfig, quantize: bool) -> None:
+        super().__init__()
+        self.config = config
+        hidden, inter, experts = config.hidden_size, config.intermediate_size, config.num_experts
+        self.norm = Norm(config)
+        self.gate = nn.Linear(hidden, experts)
+        self.mlp1: nn.Module = ExpertLinear(experts, hidden, 2 * inter, quantize)
+        self.mlp2: nn.Module = ExpertLinear(experts, inter, hidden, quantize)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the experts add to the stream x [tokens, hidden]; how evenly they were chosen (see Loss.balance)."""
+        t = self.norm(x)
+        router_logits = self.gate(t)
+        chosen, shares = route(router_logits, self.config.experts_per_token)
+        order = chosen.flatten().argsort(stable=True)  # (token, rank) pairs, expert by expert
+        counts = chosen.flatten().bincount(minlength=self.config.num_experts)
+
+        h = dispatch(t, order, self.config.experts_per_token)
+        h = swiglu(self.mlp1(h, counts.tolist()), self.config.swiglu_limit)
+        h = self.mlp2(h, counts.tolist())
+        back = h[invert(order)].view(*chosen.shape, -1)
+        added = torch.einsum("tkh,tk->th", back, shares.to(back.dtype))
+        used = counts / counts.sum()
+        wanted = router_logits.softmax(dim=-1, dtype=wide(router_logits.dtype)).mean(0)
+        return added, self.config.num_experts * (used * wanted).sum()
+
+
+class ExpertLinear(nn.Module):
+    """One linear layer an expert. weight: [experts, out, in]. bias: [experts, out]."""
+
+    def __init__(self, experts: int, in_size: int, out_size: int, quantize: bool) -> None:
+        super().__init__()
+        self.quantize = quantize
+        self.weight = nn.Parameter(torch.zeros(experts, out_size, in_size))
+        self.bias = nn.Parameter(torch.zeros(experts, out_size))
+
+    def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """x [rows, in], of which the first counts[0] are for expert 0, the next for expert 1, and so on."""
+        weight = rounded_to_mxfp4(self.weight) if self.quantize else self.weight
+        rows = zip(torch.split(x, list(counts)), weight.unbind(), self.bias.unbind(), strict=True)
+        return torch.cat([linear(part, matrix, bias) for part, matrix, bias in rows])
+
+
+def dispatch(t: Tensor, order: Tensor, k: int) -> Tensor:
+    """t [tokens, hidden] to [tokens * k, hidden]: row i is that of the token order[i] // k."""
+    return cast(Tensor, _Dispatch.apply(t, order, k))  # type: ignore[no-untyped-call]
+
+
+class _Dispatch(Function):
+    @staticmethod
+    def forward(context: Any, t: Tensor, order: Tensor, k: int) -> Tensor:
+        context.save_for_backward(order)
+        context.k = k
+        return t[order // k]
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (order,) = context.saved_tensors
+        # Each token was taken k times: gathering them is several times as fast as adding them up by index.
+        return gradient[invert(order)].view(-1, context.k, gradient.shape[-1]).sum(1), None, None
+
+
+def invert(order: Tensor) -> Tensor:
+    """The permutation that undoes `order`."""
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return inverse
+
+
+def swiglu(x: Tensor, limit: float) -> Tensor:
+    """x [rows, 2 * intermediate], gate and linear columns interleaved, to [rows, intermediate]."""
+    gate, up = x[..., 0::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
+    return gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1)
+
+
+# ---- MXFP4 ----------------------------------------------------------------------------------------------------------
+
+
+def rounded_to_mxfp4(weights: Tensor) -> Tensor:
+    """As round_to_mxfp4; the gradient passes as if nothing were."""
+    return cast(Tensor, _Rounded.apply(weights))  # type: ignore[no-untyped-call]
+
+
+class _Rounded(Function):
+    @staticmethod
+    def forward(context: Any, weights: Tensor) -> Tensor:
+        return round_to_mxfp4(weights)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def round_to_mxfp4(weights: Tensor) -> Tensor:
+    """Finite float32 weights [..., n * 32] to the values that mxfp4.decode(*mxfp4.encode(weights)) gives, exactly."""
+    blocks = weights.detach().reshape(*weights.shape[:-1], -1, BLOCK_VALUES)
+    # 2^(127 - exponent) is at most 2^127: a block smaller than that has the smallest scale.
+    inverse = 4 / power_of_two_below(blocks.abs().amax(-1, keepdim=True)).clamp(min=2.0**-125)
+    scaled = blocks * inverse
+    # e2m1 has one bit behind the leading one, and steps of a half below 2; rounding is half to even as torch's.
+    step = power_of_two_below(scaled.abs()).clamp(min=1.0).mul_(0.5)
+    rounded = (scaled / step).round_().mul_(step).clamp_(-6, 6)
+    return rounded.mul_(1 / inverse).flatten(-2)
+
+
+def power_of_two_below(magnitudes: Tensor) -> Tensor:
+    """2^floor(log2(x)) of float32: the exponent's bits alone. Subnormal numbers become 0."""
+    bits = magnitudes.view(torch.int32) & 0x7F800000
+    return bits.view(torch.float32)
+
+
+def parameter_names(config: ModelConfig) -> list[str]:
+    """The canonical names that a Network has: those of a checkpoint with plain experts."""
+    return list(canonical_tensors(config, quantized=False))
