@@ -10,7 +10,7 @@
 namespace gpt_oss {
 
 // 128 activations as int8, in the order that 64 bytes of MXFP4 unpack to: the even values of four blocks, the odd ones.
-// Columns are made of these but on AVX-512, which has a form of its own.
+// Columns of the plain kernels and of NEON's are made of these; the others have forms of their own.
 // Lanes 4b .. 4b + 3 of start and scale belong to block b.
 struct alignas(64) Int8Group {
   int8_t even[64];

@@ -18,8 +18,16 @@ inline void add32(__m256i& sum, __m256i x) { asm("vpaddd %1, %0, %0" : "+x"(sum)
 struct SmallBytes {
   static constexpr int kRegisters = 2, kTokens = 3, kOffset = kMxfp4Offset;
 
-  static __m256i multiply(__m256i even, __m256i odd, __m256i x_even, __m256i x_odd, __m256i start) {
-    return _mm256_add_epi32(widen(_mm256_add_epi16(pairs(even, x_even), pairs(odd, x_odd))), start);
+  static __m256i multiply(const __m256i (&w)[8], const Span& x) {
+    __m256i sum = load32(x.start);
+#pragma GCC unroll 2
+    for (int half = 0; half < 8; half += 4) {
+      __m256i part = pairs(w[half], load32(x.values[half]));
+#pragma GCC unroll 3
+      for (int i = 1; i < 4; ++i) add16(part, pairs(w[half + i], load32(x.values[half + i])));
+      add32(sum, widen(part));
+    }
+    return sum;
   }
 
   template <int N>
@@ -57,10 +65,11 @@ struct SignedBytes {
 
   static __m256i product(__m256i size, __m256i w, __m256i x) { return widen(pairs(size, _mm256_sign_epi8(x, w))); }
 
-  static __m256i multiply(__m256i even, __m256i odd, __m256i x_even, __m256i x_odd, __m256i) {
-    even = _mm256_xor_si256(even, _mm256_set1_epi8(kFlip));
-    odd = _mm256_xor_si256(odd, _mm256_set1_epi8(kFlip));
-    return _mm256_add_epi32(product(_mm256_abs_epi8(even), even, x_even), product(_mm256_abs_epi8(odd), odd, x_odd));
+  static __m256i multiply(const __m256i (&w)[8], const Span& x) {
+    __m256i sum = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) add32(sum, product(_mm256_abs_epi8(w[i]), w[i], load32(x.values[i])));
+    return sum;
   }
 
   template <int N>
@@ -88,10 +97,20 @@ constexpr ManyKernels kManyInt8 = many_kernels<SignedBytes, Int8Source>();
 }  // namespace
 
 const Kernels& avx2_kernels() {
-  static constexpr Kernels kernels = {
-      Isa::avx2,   group_bytes,            pack_int8,  unpack_groups, pack_exact, mxfp4_int8<SmallBytes>,
-      mxfp4_exact, int8_int8<SignedBytes>, bf16_exact, swiglu_row,    nullptr,    nullptr,
-      &kManyMxfp4, &kManyInt8};
+  static constexpr Kernels kernels = {.isa = Isa::avx2,
+                                      .int8_bytes = int8_bytes,
+                                      .pack_int8 = pack_int8,
+                                      .unpack_int8 = unpack_int8,
+                                      .pack_exact = pack_exact,
+                                      .mxfp4_int8 = times_int8<SmallBytes, Mxfp4Row>,
+                                      .mxfp4_exact = mxfp4_exact,
+                                      .int8_int8 = times_int8<SignedBytes, Int8Row<SignedBytes::kFlip>>,
+                                      .bf16_exact = bf16_exact,
+                                      .swiglu_row = swiglu_row,
+                                      .many_mxfp4 = nullptr,
+                                      .many_bf16 = nullptr,
+                                      .many_mxfp4_int8 = &kManyMxfp4,
+                                      .many_int8 = &kManyInt8};
   return kernels;
 }
 

@@ -13,8 +13,11 @@ template <int kWeightOffset>
 struct Vnni {
   static constexpr int kRegisters = 4, kTokens = 3, kOffset = kWeightOffset, kFlip = 0;
 
-  static __m256i multiply(__m256i even, __m256i odd, __m256i x_even, __m256i x_odd, __m256i start) {
-    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(start, even, x_even), odd, x_odd);
+  static __m256i multiply(const __m256i (&w)[8], const Span& x) {
+    __m256i sum = load32(x.start);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) dpbusd(sum, w[i], load32(x.values[i]));
+    return sum;
   }
 
   template <int N>
@@ -48,10 +51,20 @@ constexpr ManyKernels kManyInt8 = many_kernels<Int8, Int8Source>();
 }  // namespace
 
 const Kernels& avxvnni_kernels() {
-  static constexpr Kernels kernels = {
-      Isa::avxvnni, group_bytes,     pack_int8,  unpack_groups, pack_exact, mxfp4_int8<Mxfp4>,
-      mxfp4_exact,  int8_int8<Int8>, bf16_exact, swiglu_row,    nullptr,    nullptr,
-      &kManyMxfp4,  &kManyInt8};
+  static constexpr Kernels kernels = {.isa = Isa::avxvnni,
+                                      .int8_bytes = int8_bytes,
+                                      .pack_int8 = pack_int8,
+                                      .unpack_int8 = unpack_int8,
+                                      .pack_exact = pack_exact,
+                                      .mxfp4_int8 = times_int8<Mxfp4, Mxfp4Row>,
+                                      .mxfp4_exact = mxfp4_exact,
+                                      .int8_int8 = times_int8<Int8, Int8Row<Int8::kFlip>>,
+                                      .bf16_exact = bf16_exact,
+                                      .swiglu_row = swiglu_row,
+                                      .many_mxfp4 = nullptr,
+                                      .many_bf16 = nullptr,
+                                      .many_mxfp4_int8 = &kManyMxfp4,
+                                      .many_int8 = &kManyInt8};
   return kernels;
 }
 

@@ -20,19 +20,27 @@ inline void unpack_groups(const void* packed, int cols, double* out) {
   }
 }
 
+// Calls rows(x[N], out) for every set of N = min(count, kMost) columns.
+template <class Column, int kMost, class F>
+inline void for_columns(const void* const* columns, int count, float* out, size_t stride, F rows) {
+  for (; count >= kMost; count -= kMost, columns += kMost, out += kMost * stride) {
+    const Column* x[kMost];
+    for (int c = 0; c < kMost; ++c) x[c] = static_cast<const Column*>(columns[c]);
+    rows(x, out);
+  }
+  if constexpr (kMost > 1) for_columns<Column, kMost - 1>(columns, count, out, stride, rows);
+}
+
 // Calls row(r, x[N], result[N]) for every row and every set of N = min(count, 8) columns.
-template <class Column, int N = 8, class Row>
+template <class Column, class Row>
 inline void few(const Rows& w, const void* const* columns, int count, float* out, size_t stride, Row row) {
-  for (; count >= N; count -= N, columns += N, out += N * stride) {
-    const Column* x[N];
-    for (int c = 0; c < N; ++c) x[c] = static_cast<const Column*>(columns[c]);
+  for_columns<Column, 8>(columns, count, out, stride, [&]<int N>(const Column* const (&x)[N], float* to) {
     for (int r = 0; r < w.rows; ++r) {
       float result[N];
       row(static_cast<size_t>(r), x, result);
-      for (int c = 0; c < N; ++c) out[c * stride + r] = result[c];
+      for (int c = 0; c < N; ++c) to[c * stride + r] = result[c];
     }
-  }
-  if constexpr (N > 1) few<Column, N - 1>(w, columns, count, out, stride, row);
+  });
 }
 
 }  // namespace

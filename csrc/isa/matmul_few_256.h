@@ -1,11 +1,15 @@
 // The matrix kernels for a few tokens on 256-bit registers, compiled once for AVX2 and once for AVX-VNNI: only the
 // integer product of bytes differs, which each of their files defines (`Dot`, below).
 //
-// Bytes: the rows' own (MXFP4 0.53 a weight, int8 1.06, bf16 2), once for 8 tokens. FLOPs: 2 a weight and token.
+// int8 activations: 8 blocks, a span, are taken together. Their weights are transposed so that a lane has all of one
+// block, and a block costs a token 1/8 of one conversion, one product of scales and one addition.
+//
+// Bytes: the rows' own (MXFP4 0.53 a weight, int8 1.06, bf16 2), once for all tokens. FLOPs: 2 a weight and token.
 #pragma once
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "bf16.h"
@@ -75,20 +79,48 @@ inline Quantised quantise(const float* x) {
   return {bytes, greatest / 127, reduce_add(sum)};
 }
 
+constexpr int kSpan = 8;      // blocks whose int8 products are taken together, a lane for each
+constexpr int kAhead = 2048;  // bytes of a row's stream, fetched before they are needed
+constexpr int kScalesAhead = 512;
+
+// 256 activations. Lane 4b + g belongs to block 2g + b: a register holds two blocks of weights, and four registers are
+// transposed within their halves, b. values[4 * odd + j]: four values of each block, from place 8j + odd on by twos.
+struct alignas(64) Span {
+  int8_t values[8][32];
+  int32_t start[kSpan];  // -offset * (sum of the block), which takes the weights' offset back
+  float scale[kSpan];
+};
+
+constexpr int lane_of(int block) { return block % 2 * 4 + block / 2; }
+
+constexpr int spans(int cols) { return (cols / kBlock + kSpan - 1) / kSpan; }
+
+size_t int8_bytes(int cols) { return spans(cols) * sizeof(Span); }
+
 void pack_int8(const float* x, int cols, int offset, void* packed) {
-  auto* out = static_cast<Int8Group*>(packed);
+  auto* out = static_cast<Span*>(packed);
   const __m256i even_odd = twice(_mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
-  for (int g = 0; g < groups(cols); ++g) {
-    Int8Group& group = out[g];
-    std::memset(&group, 0, sizeof group);
-    for (int b = 0; b < 4 && g * 128 + b * kBlock < cols; ++b) {
-      const Quantised block = quantise(x + g * 128 + b * kBlock);
-      const __m256i split = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(block.bytes, even_odd), 0xd8);
-      _mm_store_si128(reinterpret_cast<__m128i*>(group.even + b * 16), _mm256_castsi256_si128(split));
-      _mm_store_si128(reinterpret_cast<__m128i*>(group.odd + b * 16), _mm256_extracti128_si256(split, 1));
-      group.start[4 * b] = -offset * block.sum;
-      _mm_store_ps(group.scale + 4 * b, _mm_set1_ps(block.scale));
-    }
+  std::memset(out + spans(cols) - 1, 0, sizeof(Span));
+  for (int b = 0; b < cols / kBlock; ++b) {
+    Span& span = out[b / kSpan];
+    const int lane = lane_of(b % kSpan);
+    const Quantised block = quantise(x + b * kBlock);
+    alignas(32) int8_t fours[8][4];
+    const __m256i split = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(block.bytes, even_odd), 0xd8);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(fours), split);
+    for (int i = 0; i < 8; ++i) std::memcpy(span.values[i] + 4 * lane, fours[i], 4);
+    span.start[lane] = -offset * block.sum;
+    span.scale[lane] = block.scale;
+  }
+}
+
+void unpack_int8(const void* packed, int cols, double* out) {
+  const auto* x = static_cast<const Span*>(packed);
+  for (int i = 0; i < cols; ++i) {
+    const Span& span = x[i / kBlock / kSpan];
+    const int lane = lane_of(i / kBlock % kSpan), place = i % kBlock;
+    const int8_t value = span.values[place % 2 * 4 + place / 8][4 * lane + place % 8 / 2];
+    out[i] = static_cast<double>(span.scale[lane]) * value;
   }
 }
 
@@ -104,70 +136,143 @@ void pack_exact(const float* x, int cols, void* packed) {
   }
 }
 
-// The float lanes of two blocks' scales, each four times, from 2^(byte - bias); below 2^-126 they become zero.
-inline __m256 expand_scales(const uint8_t* p, int count, __m256i bias) {
-  const __m128i spread = _mm_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
-  const int word = count == 2 ? p[0] | p[1] << 8 : p[0];
-  const __m256i byte = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi32_si128(word), spread));
-  const __m256i exponent = _mm256_max_epi32(_mm256_sub_epi32(byte, bias), _mm256_setzero_si256());
-  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+// `bytes` of 32, all or half or none; the others are zero.
+inline __m256i load(const uint8_t* p, int bytes) {
+  if (bytes >= 32) return load32(p);
+  return bytes >= 16 ? _mm256_zextsi128_si256(load16(p)) : _mm256_setzero_si256();
 }
 
-// Half a group, two blocks of weights, times the same half of N columns. `product` makes 8 sums of the 64 products,
-// four for each block; it is Dot::mxfp4(even, odd, x_even, x_odd, start), or Dot::int8 of Int8Weight's bytes.
-template <int N, class Product>
-inline void add_half(__m256 scale, const Int8Group* const (&x)[N], int half, __m256 (&sum)[N], Product product) {
-#pragma GCC unroll 8
+// Lane 4b + g of w[j] becomes lane 4b + j of w[g].
+inline void transpose(__m256i (&w)[4]) {
+  const __m256i a = _mm256_unpacklo_epi32(w[0], w[1]), b = _mm256_unpackhi_epi32(w[0], w[1]);
+  const __m256i c = _mm256_unpacklo_epi32(w[2], w[3]), d = _mm256_unpackhi_epi32(w[2], w[3]);
+  w[0] = _mm256_unpacklo_epi64(a, c);
+  w[1] = _mm256_unpackhi_epi64(a, c);
+  w[2] = _mm256_unpacklo_epi64(b, d);
+  w[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+inline void fetch_line(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+// What follows reads rows of weights, span by span, as Span has its values. `left` is the number of blocks from the
+// span's first on.
+
+class Mxfp4Row {
+ public:
+  Mxfp4Row(const Rows& w, int row)
+      : nibbles_(static_cast<const uint8_t*>(w.blocks) + static_cast<size_t>(row) * (w.cols / kBlock) * 16),
+        scales_(static_cast<const uint8_t*>(w.scales) + static_cast<size_t>(row) * (w.cols / kBlock)),
+        bias_(_mm256_set1_epi32(w.scale_bias - 127 + 1)) {}  // and the half that undoes the doubling
+
+  inline void read(int span, int left, __m256i (&w)[8]) const {
+    const __m256i table = doubled_table(), mask = _mm256_set1_epi8(15);
+    const uint8_t* from = nibbles_ + span * 128;
+    fetch_line(from + kAhead);
+    fetch_line(from + kAhead + 64);
+    __m256i bytes[4];
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; ++g) bytes[g] = load(from + g * 32, left * 16 - g * 32);
+    transpose(bytes);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      w[j] = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes[j], mask));
+      w[4 + j] = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes[j], 4), mask));
+    }
+  }
+
+  // Below 2^-126 they become zero.
+  inline __m256 scales(int span, int left) const {
+    const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
+    int64_t word = 0;
+    std::memcpy(&word, scales_ + span * kSpan, left >= kSpan ? kSpan : left);
+    fetch_line(scales_ + span * kSpan + kScalesAhead);
+    const __m256i byte = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi64_si128(word), order));
+    const __m256i exponent = _mm256_max_epi32(_mm256_sub_epi32(byte, bias_), _mm256_setzero_si256());
+    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+  }
+
+ private:
+  const uint8_t *nibbles_, *scales_;
+  __m256i bias_;
+};
+
+template <int kFlip>
+class Int8Row {
+ public:
+  Int8Row(const Rows& w, int row)
+      : values_(static_cast<const uint8_t*>(w.blocks) + Int8Weight::value_bytes(row, w.cols)),
+        scales_(static_cast<const uint16_t*>(w.scales) + Int8Weight::scale_count(row, w.cols)) {}
+
+  inline void read(int span, int left, __m256i (&w)[8]) const {
+    const uint8_t* from = values_ + span * 256;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) fetch_line(from + kAhead + i * 64);
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; ++odd) {
+      __m256i bytes[4];
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) {
+        bytes[g] = load(from + g / 2 * 128 + odd * 64 + g % 2 * 32, left > g / 2 * 4 ? 32 : 0);
+      }
+      transpose(bytes);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) w[4 * odd + j] = _mm256_xor_si256(bytes[j], _mm256_set1_epi8(kFlip));
+    }
+  }
+
+  inline __m256 scales(int span, int left) const {
+    const uint16_t* from = scales_ + span * kSpan;
+    const __m128i bf16 = left > 4 ? load16(from) : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16);
+    fetch_line(from + kScalesAhead);
+    return _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(wide, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7)));
+  }
+
+ private:
+  const uint8_t* values_;
+  const uint16_t* scales_;
+};
+
+// sum += one span of a row times N tokens, of which Dot::multiply(w, span) makes the products of a lane's block.
+template <class Dot, class Row, int N>
+inline void add_span(const Row& row, int span, int left, const Span* const (&x)[N], __m256 (&sum)[N]) {
+  __m256i w[8];
+  row.read(span, left, w);
+  const __m256 scale = row.scales(span, left);
+#pragma GCC unroll 4
   for (int c = 0; c < N; ++c) {
-    const Int8Group& group = x[c][half / 2];
-    const int byte = half % 2 * 32, lane = half % 2 * 8;
-    const __m256i dot = product(load32(group.even + byte), load32(group.odd + byte), load32(group.start + lane));
-    const __m256 scales = _mm256_mul_ps(scale, _mm256_load_ps(group.scale + lane));
-    sum[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scales, sum[c]);
+    const __m256 both = _mm256_mul_ps(scale, _mm256_load_ps(x[c][span].scale));
+    sum[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(Dot::multiply(w, x[c][span])), both, sum[c]);
   }
 }
 
-template <class Dot, int N>
-void mxfp4_int8_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, int bias, const Int8Group* const (&x)[N],
-                    float (&out)[N]) {
-  const __m256i table = doubled_table(), mask = _mm256_set1_epi8(15);
-  const __m256i exponent_bias = _mm256_set1_epi32(bias - 127 + 1);  // and the half that undoes the doubling
-  __m256 sum[N];
-  clear(sum);
-  const auto add = [&](int half, __m256i bytes, int count) {
-    const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, mask));
-    const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
-    add_half<N>(expand_scales(scales + half * 2, count, exponent_bias), x, half, sum,
-                [&](auto... column) { return Dot::multiply(even, odd, column...); });
-  };
-  for (int half = 0; half < blocks / 2; ++half) {
-    _mm_prefetch(reinterpret_cast<const char*>(nibbles) + half * 32 + 1536, _MM_HINT_T0);
-    add(half, load32(nibbles + half * 32), 2);
-  }
-  // A missing block reads as zero bytes: its activations are zeros, and so is its start.
-  if (blocks % 2 != 0) add(blocks / 2, _mm256_zextsi128_si256(load16(nibbles + blocks / 2 * 32)), 1);
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
-}
-
-template <class Dot, int N>
-void int8_int8_row(const uint8_t* values, const uint16_t* scales, int n, const Int8Group* const (&x)[N],
-                   float (&out)[N]) {
-  const __m128i spread = _mm_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3);
-  __m256 sum[N];
-  clear(sum);
-  for (int half = 0; half < 2 * n; ++half) {
-    const uint8_t* at = values + half / 2 * 128 + half % 2 * 32;
-    _mm_prefetch(reinterpret_cast<const char*>(values) + half * 64 + 2048, _MM_HINT_T0);
-    int word;
-    std::memcpy(&word, scales + half * 2, 4);
-    const __m256i bf16 = _mm256_cvtepu16_epi32(_mm_shuffle_epi8(_mm_cvtsi32_si128(word), spread));
-    const __m256i even = load32(at), odd = load32(at + 64);
-    add_half<N>(_mm256_castsi256_ps(_mm256_slli_epi32(bf16, 16)), x, half, sum,
-                [&](auto... column) { return Dot::multiply(even, odd, column...); });
-  }
-#pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
+// Two rows at a time, from the two halves of the matrix: the hardware fetches ahead of a stream only within a page, so
+// that two streams come faster than one.
+template <class Dot, class Row>
+void times_int8(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
+  const int blocks = w.cols / kBlock, whole = blocks / kSpan, left = blocks % kSpan, half = (w.rows + 1) / 2;
+  for_columns<Span, 4>(columns, count, out, stride, [&]<int N>(const Span* const (&x)[N], float* to) {
+    for (int r = 0; r < half; ++r) {
+      const int second = std::min(r + half, w.rows - 1);  // the middle one of an odd number is computed twice
+      const Row a(w, r), b(w, second);
+      __m256 sum_a[N], sum_b[N];
+      clear(sum_a);
+      clear(sum_b);
+      for (int span = 0; span < whole; ++span) {
+        add_span<Dot>(a, span, kSpan, x, sum_a);
+        add_span<Dot>(b, span, kSpan, x, sum_b);
+      }
+      if (left != 0) {
+        add_span<Dot>(a, whole, left, x, sum_a);
+        add_span<Dot>(b, whole, left, x, sum_b);
+      }
+#pragma GCC unroll 4
+      for (int c = 0; c < N; ++c) {
+        to[c * stride + r] = reduce_add(sum_a[c]);
+        to[c * stride + second] = reduce_add(sum_b[c]);
+      }
+    }
+  });
 }
 
 // A block's weights as floats, even and odd ones of the first half and of the second, times a column as pack_exact
@@ -188,7 +293,7 @@ void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, 
   __m256 sum[N];
   clear(sum);
   for (int b = 0; b < blocks; ++b) {
-    _mm_prefetch(reinterpret_cast<const char*>(nibbles) + b * 16 + 1536, _MM_HINT_T0);
+    fetch_line(nibbles + b * 16 + kAhead);
     const __m128i bytes = load16(nibbles + b * 16);
     const int exponent = scales[b] - bias + 127 - 1;
     const __m256 scale = _mm256_castsi256_ps(_mm256_set1_epi32((exponent > 0 ? exponent : 0) << 23));
@@ -211,7 +316,7 @@ void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], f
   __m256 sum[N];
   clear(sum);
   for (int b = 0; b < cols; b += kBlock) {
-    _mm_prefetch(reinterpret_cast<const char*>(row + b) + 2048, _MM_HINT_T0);
+    fetch_line(row + b + kAhead / 2);
     const __m256i first = load32(row + b), second = load32(row + b + 16);
     const __m256 w[4] = {even(first), odd(first), even(second), odd(second)};
 #pragma GCC unroll 8
@@ -219,25 +324,6 @@ void bf16_exact_row(const uint16_t* row, int cols, const float* const (&x)[N], f
   }
 #pragma GCC unroll 8
   for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
-}
-
-template <class Dot>
-void mxfp4_int8(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  const size_t blocks = w.cols / kBlock;
-  few<Int8Group>(w, columns, count, out, stride, [&](size_t r, const auto& x, auto& result) {
-    mxfp4_int8_row<Dot>(static_cast<const uint8_t*>(w.blocks) + r * blocks * 16,
-                        static_cast<const uint8_t*>(w.scales) + r * blocks, static_cast<int>(blocks), w.scale_bias, x,
-                        result);
-  });
-}
-
-template <class Dot>
-void int8_int8(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {
-  const size_t n = groups(w.cols);
-  few<Int8Group>(w, columns, count, out, stride, [&](size_t r, const auto& x, auto& result) {
-    int8_int8_row<Dot>(static_cast<const uint8_t*>(w.blocks) + r * n * 128,
-                       static_cast<const uint16_t*>(w.scales) + r * n * 4, static_cast<int>(n), x, result);
-  });
 }
 
 void mxfp4_exact(const Rows& w, const void* const* columns, int count, float* out, size_t stride) {

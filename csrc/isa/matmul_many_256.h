@@ -7,7 +7,7 @@
 //   kOffset                      what the weights' bytes have too much; a token's start takes it back
 //   kFlip                        0, or what Int8Weight's bytes are xored with
 //   multiply(w, x, stride, dot)  dot[register][token] = start + the products of a block; x: a block of the first token
-//   multiply(even, odd, …)       the same for a few tokens (matmul_few_256.h)
+//   multiply(w, span)            the same for a few tokens (matmul_few_256.h)
 //
 // FLOPs: 2 * rows * cols * tokens. Bytes: the rows once; per tile of rows all tokens' (1.25 a value) from the L2 cache.
 #pragma once

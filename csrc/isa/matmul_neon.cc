@@ -292,10 +292,20 @@ constexpr ManyKernels kManyMxfp4 = many_kernels<Mxfp4Source>(), kManyInt8 = many
 }  // namespace
 
 const Kernels& neon_kernels() {
-  static constexpr Kernels kernels = {
-      Isa::neon,   group_bytes,             pack_int8,  unpack_groups, pack_exact, times_int8<Mxfp4Source>,
-      mxfp4_exact, times_int8<Int8Source>,  bf16_exact, swiglu_row,    nullptr,    nullptr,
-      &kManyMxfp4, &kManyInt8};
+  static constexpr Kernels kernels = {.isa = Isa::neon,
+                                      .int8_bytes = group_bytes,
+                                      .pack_int8 = pack_int8,
+                                      .unpack_int8 = unpack_groups,
+                                      .pack_exact = pack_exact,
+                                      .mxfp4_int8 = times_int8<Mxfp4Source>,
+                                      .mxfp4_exact = mxfp4_exact,
+                                      .int8_int8 = times_int8<Int8Source>,
+                                      .bf16_exact = bf16_exact,
+                                      .swiglu_row = swiglu_row,
+                                      .many_mxfp4 = nullptr,
+                                      .many_bf16 = nullptr,
+                                      .many_mxfp4_int8 = &kManyMxfp4,
+                                      .many_int8 = &kManyInt8};
   return kernels;
 }
 
