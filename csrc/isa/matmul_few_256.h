@@ -154,6 +154,12 @@ inline void transpose(__m256i (&w)[4]) {
 
 inline void fetch_line(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+// Eight bytes to floats 2^(byte - bias - 127); below 2^-126 they become zero.
+inline __m256 powers(__m128i bytes, __m256i bias) {
+  const __m256i exponent = _mm256_sub_epi32(_mm256_cvtepu8_epi32(bytes), bias);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_max_epi32(exponent, _mm256_setzero_si256()), 23));
+}
+
 // What follows reads rows of weights, span by span, as Span has its values. `left` is the number of blocks from the
 // span's first on.
 
@@ -180,15 +186,12 @@ class Mxfp4Row {
     }
   }
 
-  // Below 2^-126 they become zero.
   inline __m256 scales(int span, int left) const {
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, -1, -1, -1, -1, -1, -1, -1, -1);
     int64_t word = 0;
     std::memcpy(&word, scales_ + span * kSpan, left >= kSpan ? kSpan : left);
     fetch_line(scales_ + span * kSpan + kScalesAhead);
-    const __m256i byte = _mm256_cvtepu8_epi32(_mm_shuffle_epi8(_mm_cvtsi64_si128(word), order));
-    const __m256i exponent = _mm256_max_epi32(_mm256_sub_epi32(byte, bias_), _mm256_setzero_si256());
-    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    return powers(_mm_shuffle_epi8(_mm_cvtsi64_si128(word), order), bias_);
   }
 
  private:
@@ -284,28 +287,38 @@ inline __m256 block_dot(const __m256 (&w)[4], const float* x) {
   return _mm256_fmadd_ps(w[3], _mm256_loadu_ps(x + 24), dot);
 }
 
+// Nibbles become twice their values as bytes, which lie as the highest of an int32 when they are converted.
 template <int N>
 void mxfp4_exact_row(const uint8_t* nibbles, const uint8_t* scales, int blocks, int bias, const float* const (&x)[N],
                      float (&out)[N]) {
-  const __m128i table = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);  // twice the values
-  const __m128i mask = _mm_set1_epi8(15);
-  const auto widen = [](__m128i v) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)); };
+  const __m256i table = twice(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12));
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_setr_epi8(-1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, 3,  //
+                                       -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7);
+  const __m256i high = _mm256_or_si256(low, _mm256_set1_epi32(0x08000000));
+  const auto floats = [](__m256i v, __m256i which) { return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(v, which)); };
+  constexpr float kUnit = 1.0f / (1 << 25);
   __m256 sum[N];
   clear(sum);
-  for (int b = 0; b < blocks; ++b) {
-    fetch_line(nibbles + b * 16 + kAhead);
-    const __m128i bytes = load16(nibbles + b * 16);
-    const int exponent = scales[b] - bias + 127 - 1;
-    const __m256 scale = _mm256_castsi256_ps(_mm256_set1_epi32((exponent > 0 ? exponent : 0) << 23));
-    const __m128i even = _mm_shuffle_epi8(table, _mm_and_si128(bytes, mask));
-    const __m128i odd = _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), mask));
-    const __m256 w[4] = {widen(even), widen(odd), widen(_mm_unpackhi_epi64(even, even)),
-                         widen(_mm_unpackhi_epi64(odd, odd))};
+  for (int first = 0; first < blocks; first += kSpan) {
+    const int count = std::min(kSpan, blocks - first);
+    alignas(32) float power[kSpan];
+    int64_t word = 0;
+    std::memcpy(&word, scales + first, count == kSpan ? kSpan : count);
+    _mm256_store_ps(power, powers(_mm_cvtsi64_si128(word), _mm256_set1_epi32(bias - 127)));
+    for (int b = first; b < first + count; ++b) {
+      fetch_line(nibbles + b * 16 + kAhead);
+      const __m256i bytes = twice(load16(nibbles + b * 16));
+      const __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, mask));
+      const __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask));
+      const __m256 w[4] = {floats(even, low), floats(odd, low), floats(even, high), floats(odd, high)};
+      const __m256 scale = _mm256_broadcast_ss(power + b - first);
 #pragma GCC unroll 8
-    for (int c = 0; c < N; ++c) sum[c] = _mm256_fmadd_ps(block_dot(w, x[c] + b * kBlock), scale, sum[c]);
+      for (int c = 0; c < N; ++c) sum[c] = _mm256_fmadd_ps(block_dot(w, x[c] + b * kBlock), scale, sum[c]);
+    }
   }
 #pragma GCC unroll 8
-  for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]);
+  for (int c = 0; c < N; ++c) out[c] = reduce_add(sum[c]) * kUnit;
 }
 
 template <int N>
