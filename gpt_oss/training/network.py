@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import cross_entropy, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from gpt_oss.backends.torch.network import SWIGLU_ALPHA, rms_norm, rotary_tables, rotate, route, visible, wide, window
@@ -24,7 +24,8 @@ from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.tensors import BLOCK_VALUES, Weights, canonical_tensors
 from gpt_oss.training.data import IGNORED, Pack
 
-LOGITS_AT_ONCE = 1 << 26  # bounds the memory of the softmax: beyond it, logits are computed twice
+LOGITS_AT_ONCE = 1 << 20  # of the softmax: small enough to stay in a core's cache
+ROWS_AT_ONCE = 1024  # of swiglu, for the same reason
 
 
 @dataclass(frozen=True)
@@ -113,20 +114,11 @@ class Network(nn.Module):
         one group."""
         x, balance = self.hidden(pack)
         wanted = pack.targets != IGNORED
-        x, targets = x[wanted], self.rows(pack.targets[wanted])
-        at_once = max(1, LOGITS_AT_ONCE // self.unembedding.out_features)
-        if len(x) <= at_once:
-            return Loss(self._cross_entropy(x, targets), balance)
-        pieces = zip(torch.split(x, at_once), torch.split(targets, at_once), strict=True)
-        sums = [checkpoint(self._cross_entropy, *piece, use_reentrant=False) for piece in pieces]
-        return Loss(torch.stack(sums).sum(), balance)
-
-    def _cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        logits = self.unembedding(x)
-        logits = logits.to(wide(logits.dtype))
-        if self.vocabulary is not None:  # the shared row stands for many equal logits
-            logits = torch.cat([logits[:, :-1], logits[:, -1:] + self._shared_logit], dim=1)
-        return cross_entropy(logits, targets, reduction="sum")
+        offsets = torch.zeros(self.unembedding.out_features, device=x.device, dtype=wide(x.dtype))
+        if self.vocabulary is not None:
+            offsets[-1] = self._shared_logit  # the shared row stands for many equal logits
+        targets = self.rows(pack.targets[wanted])
+        return Loss(sum_of_cross_entropies(x[wanted], self.unembedding.weight, offsets, targets), balance)
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
@@ -220,8 +212,8 @@ class Attention(nn.Module):
         """What attention adds to the stream x [tokens, hidden]."""
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
         qkv = self.qkv(self.norm(x)).view(len(x), -1, self.config.head_dim)
-        q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
-        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        qk, v = torch.split(qkv, [heads + kv_heads, kv_heads], dim=1)
+        q, k = torch.split(rotate(qk, *rotary), [heads, kv_heads], dim=1)
         attended = attend(q, k, v, self.sinks, lengths, self.window)
         return cast(Tensor, self.out(attended))
 
@@ -233,24 +225,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int
     a further column, which makes their product the sink's logit there and adds nothing elsewhere. One more query in
     front, whose result is dropped, keeps the matrix square, so that causal is all that need be said.
     """
-    heads, head_dim = q.shape[1:]
+    tokens, heads, head_dim = q.shape
     q = pad(q * (1 / math.sqrt(head_dim)), (0, 1), value=1.0)
     k, v = (pad(each.repeat_interleave(heads // each.shape[1], dim=1), (0, 1)) for each in (k, v))
     sink = pad(sinks[:, None].to(k.dtype), (head_dim, 0))[None]  # [1, heads, head_dim + 1]
     nothing = torch.zeros_like(sink)
 
+    # The front row is appended once and gathered before each example.
+    examples = torch.split(torch.arange(tokens, device=q.device), list(lengths))
+    front = torch.tensor([tokens], device=q.device)
+    places = torch.cat([part for example in examples for part in (front, example)])
+    sizes = [length + 1 for length in lengths]
+    fronted = (
+        torch.split(torch.cat([each, row]).index_select(0, places), sizes)
+        for each, row in ((q, nothing), (k, sink), (v, nothing))
+    )
     attended = []
-    examples = zip(*(torch.split(each, list(lengths)) for each in (q, k, v)), strict=True)
-    for each in examples:
+    for each in zip(*fronted, strict=True):
         # [1, heads, 1 + length, head_dim + 1]: only of four dimensions does torch choose its fast kernels.
-        q_, k_, v_ = (
-            torch.cat([first, rest]).transpose(0, 1)[None]
-            for first, rest in zip((nothing, sink, nothing), each, strict=True)
-        )
+        q_, k_, v_ = (part.transpose(0, 1)[None] for part in each)
         mask = None
         if window is not None and q_.shape[2] > window:
-            places = torch.arange(q_.shape[2], device=q.device)
-            mask = visible(places, places, window)
+            positions = torch.arange(q_.shape[2], device=q.device)
+            mask = visible(positions, positions, window)
             mask[:, 0] = True
         result = scaled_dot_product_attention(q_, k_, v_, attn_mask=mask, is_causal=mask is None, scale=1.0)
         attended.append(result[0, :, 1:, :head_dim].transpose(0, 1))
@@ -267,12 +264,12 @@ class MixtureOfExperts(nn.Module):
         hidden, inter, experts = config.hidden_size, config.intermediate_size, config.num_experts
         self.norm = Norm(config)
         self.gate = nn.Linear(hidden, experts)
-        self.mlp1: nn.Module = ExpertLinear(experts, hidden, 2 * inter, quantize)
-        self.mlp2: nn.Module = ExpertLinear(experts, inter, hidden, quantize)
+        self.mlp1: nn.Module = ExpertLinear(experts, hidden, 2 * inter, quantize=quantize, pairs_apart=True)
+        self.mlp2: nn.Module = ExpertLinear(experts, inter, hidden, quantize=quantize, pairs_apart=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the experts add to the stream x [tokens, hidden]; how evenly they were chosen (see Loss.balance)."""
-        t = self.norm(x)
+        t = in_autocast(self.norm(x))
         router_logits = self.gate(t)
         chosen, shares = route(router_logits, self.config.experts_per_token)
         order = chosen.flatten().argsort(stable=True)  # (token, rank) pairs, expert by expert
@@ -280,28 +277,48 @@ class MixtureOfExperts(nn.Module):
 
         h = dispatch(t, order, self.config.experts_per_token)
         h = swiglu(self.mlp1(h, counts.tolist()), self.config.swiglu_limit)
-        h = self.mlp2(h, counts.tolist())
-        back = h[invert(order)].view(*chosen.shape, -1)
-        added = torch.einsum("tkh,tk->th", back, shares.to(back.dtype))
+        added = combine(self.mlp2(h, counts.tolist()), shares, order)
         used = counts / counts.sum()
         wanted = router_logits.softmax(dim=-1, dtype=wide(router_logits.dtype)).mean(0)
         return added, self.config.num_experts * (used * wanted).sum()
 
 
 class ExpertLinear(nn.Module):
-    """One linear layer an expert. weight: [experts, out, in]. bias: [experts, out]."""
+    """One linear layer an expert. weight: [experts, out, in]. bias: [experts, out].
 
-    def __init__(self, experts: int, in_size: int, out_size: int, quantize: bool) -> None:
+    pairs_apart: of the outputs, which are pairs of neighbours, give all the first halves before all the second ones.
+    """
+
+    def __init__(self, experts: int, in_size: int, out_size: int, *, quantize: bool, pairs_apart: bool) -> None:
         super().__init__()
         self.quantize = quantize
+        self.pairs_apart = pairs_apart
         self.weight = nn.Parameter(torch.zeros(experts, out_size, in_size))
         self.bias = nn.Parameter(torch.zeros(experts, out_size))
 
     def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """x [rows, in], of which the first counts[0] are for expert 0, the next for expert 1, and so on."""
-        weight = rounded_to_mxfp4(self.weight) if self.quantize else self.weight
-        rows = zip(torch.split(x, list(counts)), weight.unbind(), self.bias.unbind(), strict=True)
+        weight: Tensor = rounded_to_mxfp4(self.weight) if self.quantize else self.weight
+        bias: Tensor = self.bias
+        if self.pairs_apart:  # moving rows of weights costs less than moving every token's columns
+            weight, bias = take_apart(weight), take_apart(bias)
+        rows = zip(torch.split(x, list(counts)), weight.unbind(), bias.unbind(), strict=True)
         return torch.cat([linear(part, matrix, bias) for part, matrix, bias in rows])
+
+
+def take_apart(x: Tensor) -> Tensor:
+    """[experts, 2 n, …]: rows 0, 2, 4 …, then rows 1, 3, 5 …"""
+    return x.view(len(x), -1, 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+
+
+def in_autocast(x: Tensor) -> Tensor:
+    """x as the products of autocast will want it, where that is on."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+# The functions below have gradients of their own. What torch would derive is the same, but adds rows up by index and
+# goes over memory several times as often; the experts see each token experts_per_token times, so this is what counts.
 
 
 def dispatch(t: Tensor, order: Tensor, k: int) -> Tensor:
@@ -314,13 +331,32 @@ class _Dispatch(Function):
     def forward(context: Any, t: Tensor, order: Tensor, k: int) -> Tensor:
         context.save_for_backward(order)
         context.k = k
-        return t[order // k]
+        return t.index_select(0, order // k)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (order,) = context.saved_tensors
-        # Each token was taken k times: gathering them is several times as fast as adding them up by index.
-        return gradient[invert(order)].view(-1, context.k, gradient.shape[-1]).sum(1), None, None
+        return gradient.index_select(0, invert(order)).view(-1, context.k, gradient.shape[-1]).sum(1), None, None
+
+
+def combine(h: Tensor, shares: Tensor, order: Tensor) -> Tensor:
+    """The inverse of dispatch: h [tokens * k, hidden] to the sum of each token's rows, times its shares [tokens, k]."""
+    return cast(Tensor, _Combine.apply(h, shares, order))  # type: ignore[no-untyped-call]
+
+
+class _Combine(Function):
+    @staticmethod
+    def forward(context: Any, h: Tensor, shares: Tensor, order: Tensor) -> Tensor:
+        context.save_for_backward(h, shares, order)
+        rows = h.index_select(0, invert(order)).view(*shares.shape, -1)
+        return torch.bmm(shares[:, None].to(h.dtype), rows)[:, 0]
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        h, shares, order = context.saved_tensors
+        rows = gradient.index_select(0, order // shares.shape[1])
+        of_shares = torch.linalg.vecdot(h, rows).to(shares.dtype)[invert(order)].view_as(shares)
+        return rows.mul_(shares.flatten()[order, None].to(rows.dtype)), of_shares, None
 
 
 def invert(order: Tensor) -> Tensor:
@@ -331,9 +367,87 @@ def invert(order: Tensor) -> Tensor:
 
 
 def swiglu(x: Tensor, limit: float) -> Tensor:
-    """x [rows, 2 * intermediate], gate and linear columns interleaved, to [rows, intermediate]."""
-    gate, up = x[..., 0::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
-    return gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1)
+    """x [rows, 2 * intermediate], gates before linear parts, to [rows, intermediate]."""
+    return cast(Tensor, _Swiglu.apply(x, limit))  # type: ignore[no-untyped-call]
+
+
+class _Swiglu(Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, limit: float) -> Tensor:
+        context.save_for_backward(x)
+        context.limit = limit
+        result = x.new_empty(len(x), x.shape[1] // 2)
+        for part, out in zip(torch.split(x, ROWS_AT_ONCE), torch.split(result, ROWS_AT_ONCE), strict=True):
+            gate, up = part.to(wide(x.dtype)).chunk(2, dim=1)
+            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+            out.copy_((gate * SWIGLU_ALPHA).sigmoid_().mul_(gate).mul_(up.add_(1)))
+        return result
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = context.saved_tensors
+        limit = context.limit
+        result = torch.empty_like(x)
+        for part, out, of_out in zip(*(torch.split(each, ROWS_AT_ONCE) for each in (x, result, gradient)), strict=True):
+            raw_gate, raw_up = part.to(wide(x.dtype)).chunk(2, dim=1)
+            gate, up = raw_gate.clamp(max=limit), raw_up.clamp(-limit, limit)
+            sigmoid = (gate * SWIGLU_ALPHA).sigmoid_()
+            swish = gate * sigmoid
+            # (g · s(αg))' = s + α · g · s · (1 - s)
+            slope = (1 - sigmoid).mul_(swish).mul_(SWIGLU_ALPHA).add_(sigmoid)
+            of_gate, of_up = out.chunk(2, dim=1)
+            torch.mul(slope.mul_(up.add_(1)).mul_(raw_gate <= limit), of_out, out=of_gate)
+            torch.mul(swish.mul_(raw_up.abs_() <= limit), of_out, out=of_up)
+        return result, None
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------------
+
+
+def sum_of_cross_entropies(x: Tensor, weight: Tensor, offsets: Tensor, targets: Tensor) -> Tensor:
+    """Of softmax(x · weight^T + offsets) against targets [rows], summed; in the precision of autocast.
+
+    x: [rows, hidden]. weight: [vocab, hidden]. offsets: [vocab], constants. The gradients are computed with the loss,
+    some rows at a time, so that the logits are never in memory as a whole.
+    """
+    x, weight = in_autocast(x), in_autocast(weight)
+    learns = torch.is_grad_enabled()
+    return cast(Tensor, _CrossEntropies.apply(x, weight, offsets, targets, learns))  # type: ignore[no-untyped-call]
+
+
+class _CrossEntropies(Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, offsets: Tensor, targets: Tensor, learns: bool) -> Tensor:
+        at_once = max(64, LOGITS_AT_ONCE // len(weight))
+        total = offsets.new_zeros(())
+        of_x = torch.empty_like(x) if learns and context.needs_input_grad[0] else None
+        of_weight = offsets.new_zeros(weight.shape) if learns and context.needs_input_grad[1] else None
+        for start in range(0, len(x), at_once):
+            rows = slice(start, start + at_once)
+            logits = (x[rows] @ weight.T).to(offsets.dtype).add_(offsets)
+            losses = torch.log_softmax(logits, dim=1)
+            picked = targets[rows, None]
+            total -= losses.gather(1, picked).sum()
+            if of_x is None and of_weight is None:
+                continue
+            of_logits = losses.exp_().scatter_add_(1, picked, losses.new_full(picked.shape, -1.0)).to(x.dtype)
+            if of_x is not None:
+                torch.mm(of_logits, weight, out=of_x[rows])
+            if of_weight is not None:
+                of_weight += of_logits.T @ x[rows]
+        context.save_for_backward(of_x, of_weight)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        of_x, of_weight = context.saved_tensors
+        return (
+            None if of_x is None else of_x * gradient.to(of_x.dtype),
+            None if of_weight is None else of_weight * gradient,
+            None,
+            None,
+            None,
+        )
 
 
 # ---- MXFP4 ----------------------------------------------------------------------------------------------------------
