@@ -19,7 +19,7 @@ LAYOUTS: dict[str, LayoutName] = {"original": "original", "hf": "huggingface", "
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from gpt_oss import chat, generate
+    from gpt_oss import chat, generate, mcp_server
 
     parser = argparse.ArgumentParser(
         prog="gpt-oss",
@@ -65,6 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
         "apply-patch", "Apply a patch from stdin, all or nothing, to the files of a folder.", run_apply_patch
     )
     patch.add_argument("--root", type=Path, default=Path("."), help="folder of the files (default: here)")
+
+    mcp_server.add_arguments(
+        command("mcp", "Serve a tool to clients of the Model Context Protocol, on stdio or over HTTP.", mcp_server.run)
+    )
 
     doctor = command("doctor", "Tell what this machine can run, and with which command.", run_doctor)
     doctor.add_argument("--json", action="store_true", help="for scripts")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shlex
@@ -65,6 +66,9 @@ async def connect(
         raise MissingDependencyError(
             f"MCP servers need the package mcp: {error}", hint="pip install 'gpt-oss[mcp]'"
         ) from error
+    log = logging.getLogger("mcp")
+    if not log.handlers:  # or Python writes what the SDK logs to stderr, onto the screen of a chat
+        log.addHandler(logging.NullHandler())
     server = McpServer(endpoint, name, timeout_s, taken)
     await server._open()
     return server

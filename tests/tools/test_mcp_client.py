@@ -23,7 +23,7 @@ from gpt_oss.tools.mcp_client import LONGEST_ANSWER, McpError, McpServer, connec
 from gpt_oss.tools.tool import text_of
 from gpt_oss.tools.toolbox import Toolbox
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the server which tests share
 
 SERVER = [sys.executable, str(Path(__file__).with_name("mcp_server.py"))]
 
@@ -203,10 +203,10 @@ async def test_a_cancelled_call_is_cancelled_in_the_server(server: McpServer, tm
 
 
 async def test_a_slow_server(starts: Path) -> None:
-    server = await connect(SERVER, env={"STARTS": str(starts)}, timeout_s=3)
+    server = await connect(SERVER, env={"STARTS": str(starts)}, timeout_s=5)
     try:
         text = await call(server, "sleep")
-        assert text == "Error: the MCP server 'test_server' did not answer within 3 s; the call was stopped"
+        assert text == "Error: the MCP server 'test_server' did not answer within 5 s; the call was stopped"
         assert await call(server, "add", a=1, b=2) == "3"
     finally:
         await server.close()
@@ -290,6 +290,23 @@ async def test_a_server_of_the_newest_protocol_only() -> None:
         assert await call(server, "hello") == "hello"
     finally:
         await server.close()
+
+
+async def test_nothing_is_written_to_the_screen() -> None:
+    """Neither the noise of a server nor what the SDK has to say about it."""
+    noisy = [sys.executable, "-c", f"import sys; print('warning!', file=sys.stderr, flush=True)\n{MODERN_ONLY}"]
+    program = f"""
+import asyncio
+from gpt_oss.tools.mcp_client import connect
+async def main():
+    await (await connect({noisy!r})).close()
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert await process.communicate() == (b"", b"")
+    assert process.returncode == 0
 
 
 async def test_servers_that_do_not_start() -> None:
