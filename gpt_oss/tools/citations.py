@@ -14,7 +14,7 @@ from typing import TypeAlias
 OPEN, CLOSE = "【", "】"
 _WHOLE = re.compile(r"【(?P<cursor>\d{1,6})†L(?P<first>\d{1,7})(?:-L?(?P<last>\d{1,7}))?】")
 # Every beginning of a whole mark; anything else is text at once.
-_PART = re.compile(r"【(\d{0,6}|\d{1,6}†(L(\d{1,7}(-(L?\d{0,7})?)?)?)?)$")
+_PART = re.compile(r"【(\d{0,6}|\d{1,6}†(L(\d{1,7}(-(L?\d{0,7})?)?)?)?)\Z")
 
 
 @dataclass(frozen=True)

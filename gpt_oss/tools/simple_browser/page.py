@@ -10,6 +10,8 @@ import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from html import unescape
 from urllib.parse import urljoin, urlsplit
 
 import lxml.html
@@ -17,6 +19,7 @@ from lxml import etree
 
 COLUMNS = 80
 LOCAL = "local"  # the scheme of pages of a folder, local:///path
+LONGEST_TITLE = 300  # characters
 LONGEST_HTML = 8 << 20  # characters that are parsed of a page
 _DROPPED = frozenset({"script", "style", "noscript", "template", "svg", "head", "iframe", "object", "canvas", "select"})
 _PARAGRAPHS = frozenset(
@@ -26,10 +29,14 @@ _LINES = frozenset(
     "address article aside caption center dd details div dt fieldset figcaption footer form header legend li main nav "  # noqa: SIM905
     "option section summary tbody tfoot thead tr".split()
 )
-_INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\u00ad]")
+_INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f\ufeff\u00ad\U000e0000-\U000e007f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPACES = re.compile(r"[ \t\n\r\f\v\u00a0]+")
 _LINK = re.compile(r"【\d+†([^†】]*)(?:†[^†】]*)?】")
+_TAG = re.compile(r"<[^<>]*>")
+_CODE = re.compile(r"<(/?)(?:script|style)\b", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MONSTER = re.compile(r"(\S{4000})(?=\S)")
 
 
 @dataclass(frozen=True)
@@ -41,26 +48,40 @@ class Snippet:
 
 
 @dataclass(frozen=True)
-class Page:
-    """text: with link marks. urls: of each link, by its id. snippets: of links that stand for a place in their page."""
+class PageContents:
+    """text: with link marks. urls: of each link, by its id. snippets: of links that stand for a place in their page.
+
+    url: "" for a page that has no address, such as a search.
+    """
 
     url: str
     title: str
     text: str
-    urls: Mapping[int, str] = field(default_factory=dict)
-    snippets: Mapping[int, Snippet] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict)
+    snippets: Mapping[str, Snippet] = field(default_factory=dict)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The page as it is numbered and shown."""
+        return wrap(self.text)
+
+    @cached_property
+    def plain_lines(self) -> list[str]:
+        """`lines` without the link marks, numbered the same: a mark may reach over a line's end."""
+        return _LINK.sub(_words_on_their_lines, "\n".join(self.lines)).split("\n")
 
 
 def clean(text: str) -> str:
-    """Text of a page without what could be taken for our marks, cannot be seen, or drives a terminal."""
+    """Text without what could be taken for our marks, cannot be seen or encoded, or drives a terminal."""
     text = _CONTROL.sub("", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
-    return text.replace("【", "〖").replace("】", "〗")
+    return _SURROGATE.sub("\ufffd", text).replace("【", "〖").replace("】", "〗")
 
 
 def wrap(text: str) -> list[str]:
-    """The numbered lines of a page."""
+    """The numbered lines of a page: at most COLUMNS characters each."""
     lines: list[str] = []
-    for line in text.split("\n"):
+    # textwrap takes quadratic time over one word: a monster is cut before.
+    for line in _MONSTER.sub(r"\1\n", text).split("\n"):
         lines += textwrap.wrap(line, COLUMNS, replace_whitespace=False, drop_whitespace=False) or [""]
     return lines
 
@@ -70,29 +91,53 @@ def without_links(text: str) -> str:
     return _LINK.sub(r"\1", text)
 
 
-def lines_without_links(text: str) -> list[str]:
-    """The lines as a page shows them, numbered the same, without the link marks: a mark may reach over a line's end."""
-    joined = "\n".join(wrap(text))
-    return _LINK.sub(lambda mark: mark[1] + "\n" * (mark[0].count("\n") - mark[1].count("\n")), joined).split("\n")
+def page_of_source(text: str, url: str, title: str | None = None) -> PageContents:
+    """The source of a page."""
+    return PageContents(url, _title(title, url), clean(text).strip("\n"))
 
 
-def page_of_text(text: str, url: str, title: str | None = None) -> Page:
-    return Page(url, one_line(title or "") or url, clean(text).strip("\n"))
+def page_of_text(text: str, url: str, title: str | None = None) -> PageContents:
+    """A plain text as a page."""
+    return PageContents(url, _title(title, url), top_lines(url) + clean(text).strip("\n"))
 
 
-def page_of_html(html: str, url: str, title: str | None = None) -> Page:
-    """title: given by whoever fetched the page; else its own."""
-    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, no_network=True)
+def page_of_html(html: str, url: str, title: str | None = None) -> PageContents:
+    """title: given by whoever fetched the page; else its own, else its host."""
+    # huge_tree: libxml2 then gives up at 2048 elements deep instead of 256. The tree is read without recursion.
+    parser = lxml.html.HTMLParser(
+        encoding="utf-8", remove_comments=True, remove_pis=True, no_network=True, huge_tree=True
+    )
+    html = html[:LONGEST_HTML].replace("\0", "")
+    top = top_lines(url)
     try:
-        root = lxml.html.document_fromstring(html[:LONGEST_HTML].encode("utf-8", "replace"), parser=parser)
+        root = lxml.html.document_fromstring(html.encode("utf-8", "replace"), parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError):
-        return page_of_text("", url, title)
+        return PageContents(url, _title(title, url), top)
+    if any("Excessive depth" in error.message for error in parser.error_log):
+        return PageContents(url, _title(title, url), top + _without_tags(html))
     writer = _Writer(_base(root, url))
     for event, element in etree.iterwalk(root, events=("start", "end")):
         if isinstance(element.tag, str):
             writer.start(element) if event == "start" else writer.end(element)
-    found = one_line(title or "") or one_line(clean(root.findtext(".//title") or root.findtext(".//h1") or ""))
-    return Page(url, found or url, writer.text(), writer.urls)
+    own = root.findtext(".//title") or root.findtext(".//h1")
+    return PageContents(url, _title(title or own, url), top + writer.text(), writer.urls)
+
+
+def top_lines(url: str) -> str:
+    """What the models saw every page begin with; a search has no address, and says so."""
+    return f"\nURL: {one_line(clean(url))}\n"
+
+
+def host_of(url: str) -> str:
+    """`host` or `host:port`; "" where there is none. Raises ValueError for what is no address."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def link_mark(number: int, words: str, target: str, url: str) -> str:
+    """`【id†words】` for a link from the page at `url`, with the domain where that is another one."""
+    host = host_of(target)
+    elsewhere = f"†{clean(host).replace('†', '‡')}" if host != host_of(url) else ""
+    return f"【{number}†{words.replace('†', '‡')}{elsewhere}】"
 
 
 def one_line(text: str) -> str:
@@ -107,6 +152,44 @@ def join(base: str, href: str) -> str:
     return LOCAL + joined.removeprefix("http") if joined.startswith("http:///") else joined
 
 
+def _title(title: str | None, url: str) -> str:
+    """In one line; the page's host where it has none."""
+    try:
+        host = host_of(url)
+    except ValueError:
+        host = ""
+    found = one_line(clean(title or "")) or one_line(clean(host or url))
+    return found if len(found) <= LONGEST_TITLE else f"{found[: LONGEST_TITLE - 3]}..."
+
+
+def _without_tags(html: str) -> str:
+    """The text of a page that is too deep to be parsed; its links are lost."""
+    first, *others = _CODE.split(html)  # then in turns: "/" where a script ends or "" where one begins, what follows
+    pairs = zip(others[::2], others[1::2], strict=True)
+    shown = first + "".join(text.partition(">")[2] for slash, text in pairs if slash)
+    text = clean(unescape(_TAG.sub(" ", shown)))
+    return _paragraphs("\n".join(one_line(line) for line in text.split("\n")))
+
+
+def _paragraphs(text: str) -> str:
+    """Without space at the ends of lines, and at most one empty line between others.
+
+    Line by line: a pattern that looks for spaces before a line's end takes quadratic time where there are many.
+    """
+    text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")
+
+
+def _words_on_their_lines(mark: re.Match[str]) -> str:
+    """What a link mark says, with as many line ends as the whole mark has, so that the lines keep their numbers."""
+    words: str = mark[1]
+    return words + "\n" * (mark[0].count("\n") - words.count("\n"))
+
+
+def _is_hidden(element: lxml.html.HtmlElement) -> bool:
+    return "hidden" in element.attrib or "display:none" in element.get("style", "").replace(" ", "").lower()
+
+
 def _base(root: lxml.html.HtmlElement, url: str) -> str:
     base = root.find(".//base[@href]")
     try:
@@ -119,7 +202,7 @@ class _Writer:
     """Takes the elements in order and keeps the text; a run of `\\n` in it is a wish for that many line breaks."""
 
     def __init__(self, url: str) -> None:
-        self.urls: dict[int, str] = {}
+        self.urls: dict[str, str] = {}
         self._ids: dict[str, int] = {}
         self._url = url
         self._out: list[str] = []
@@ -131,7 +214,7 @@ class _Writer:
 
     def start(self, element: lxml.html.HtmlElement) -> None:
         tag = element.tag
-        if self._dropping or tag in _DROPPED or "hidden" in element.attrib:
+        if self._dropping or tag in _DROPPED or _is_hidden(element):
             self._dropping += 1
             return
         self._break(tag)
@@ -156,6 +239,10 @@ class _Writer:
                 self._out.append("^{")
             case "pre" | "textarea":
                 self._keeping_spaces += 1
+            case "math":  # its markup does not read as text; what it was written as does
+                self._write(element.get("alttext"))
+                self._dropping += 1
+                return
             case "img":
                 self._image(element)
             case "a":
@@ -182,9 +269,7 @@ class _Writer:
         self._write(element.tail)
 
     def text(self) -> str:
-        text = re.sub(r"[ \t]+\n", "\n", "".join(self._out))
-        text = re.sub(r"\n[ \t]*(?=\n)", "\n", text)
-        return re.sub(r"\n{3,}", "\n\n", text).strip("\n").rstrip()
+        return _paragraphs("".join(self._out))
 
     def _write(self, text: str | None) -> None:
         if not text or self._dropping:
@@ -227,17 +312,15 @@ class _Writer:
     def _link(self, element: lxml.html.HtmlElement) -> None:
         start = self._links.pop()
         inside = "".join(self._out[start:])
-        words = one_line(without_links(inside)).replace("†", "‡")
+        words = one_line(without_links(inside))
         target = self._target(element.get("href"))
         if target is None or not words:
             return
         lead = inside[: len(inside) - len(inside.lstrip())]
         trail = inside[len(inside.rstrip()) :]
         number = self._ids.setdefault(target, len(self._ids))
-        self.urls[number] = target
-        domain = urlsplit(target).netloc
-        elsewhere = f"†{domain}" if domain != urlsplit(self._url).netloc else ""
-        self._out[start:] = [f"{lead}【{number}†{words}{elsewhere}】{trail}"]
+        self.urls[str(number)] = target
+        self._out[start:] = [f"{lead}{link_mark(number, words, target, self._url)}{trail}"]
 
     def _target(self, href: str | None) -> str | None:
         """The address that a link leads to; None for one within the page and for what is no page."""
@@ -245,8 +328,7 @@ class _Writer:
             return None
         try:
             target = join(self._url, href.strip())
-            parts = urlsplit(target)
+            scheme, host = urlsplit(target).scheme, host_of(target)
         except ValueError:
             return None
-        leads_somewhere = parts.scheme == LOCAL or (parts.scheme in ("http", "https") and parts.netloc)
-        return clean(target).replace("†", "%E2%80%A0") if leads_somewhere else None
+        return target if scheme == LOCAL or (scheme in ("http", "https") and host) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import time
@@ -35,12 +36,29 @@ EXA_CONTENTS = {
 }
 YOU_SEARCH = {
     "results": {
-        "web": [{"url": "https://a.org/1", "title": "First", "description": "d", "snippets": ["A snippet", "another"]}],
+        "web": [
+            {
+                "url": "https://a.org/1",
+                "title": "First",
+                "description": "d",
+                "snippets": ["A snippet", "another"],
+                "page_age": "2026-10-01T00:00:00",
+                "contents": {"html": "<p>livecrawled</p>"},  # where livecrawl was asked for
+            }
+        ],
         "news": [{"url": "https://n.org/", "title": "News", "description": "Of today"}],
     },
     "metadata": {"query": "q"},
 }
-YOU_CONTENTS = {"results": [{"url": "https://a.org/1", "title": "First", "html": "<p>Hello</p>", "markdown": None}]}
+YOU_CONTENTS = [
+    {
+        "url": "https://a.org/1",
+        "title": "First",
+        "html": "<p>Hello</p>",
+        "markdown": None,
+        "metadata": {"site_name": "A"},
+    }
+]
 SEARXNG_SEARCH = {
     "query": "q",
     "results": [{"url": "https://a.org/1", "title": "First", "content": "A snippet", "engine": "x"}],
@@ -67,13 +85,19 @@ async def test_exa() -> None:
     with serve(lambda r: answer_json(EXA_SEARCH if r.path == "/search" else EXA_CONTENTS)) as web:
         backend = exa(web)
         page = await backend.search("q", 7)
-        assert page.text == "# Search Results\n\n  * 【0†First <b>†a.org】 About & one\n  * 【1†https://a.org/2†a.org】"
-        assert (page.title, page.urls[1]) == ("q", "https://a.org/2")
+        assert page.text == (
+            "\nURL: \n# Search Results\n\n  * 【0†First <b>†a.org】 About & one\n  * 【1†https://a.org/2†a.org】"
+        )
+        assert (page.title, page.urls["1"]) == ("q", "https://a.org/2")
         sent = json.loads(web.requests[0].body)
         assert (sent["query"], sent["numResults"]) == ("q", 7)
         assert web.requests[0].headers["x-api-key"] == "key"
         page = await backend.fetch("https://a.org/1")
-        assert (page.title, page.text, page.urls) == ("First", "Hello 【0†two】", {0: "https://a.org/2"})
+        assert (page.title, page.text, page.urls) == (
+            "First",
+            "\nURL: https://a.org/1\nHello 【0†two】",
+            {"0": "https://a.org/2"},
+        )
         assert json.loads(web.requests[1].body)["urls"] == ["https://a.org/1"]
         assert "<p>" in (await backend.fetch("view-source:https://a.org/1")).text
         assert len((await backend.search("q", 1)).urls) == 1
@@ -88,7 +112,8 @@ async def test_youcom() -> None:
         assert page.text.endswith("  * 【0†First†a.org】 A snippet\n  * 【1†News†n.org】 Of today")
         assert web.requests[0].path == "/v1/search?query=a+b&count=5"
         assert web.requests[0].headers["x-api-key"] == "key"
-        assert (await backend.fetch("https://a.org/1")).text == "Hello"
+        assert (await backend.fetch("https://a.org/1")).text == "\nURL: https://a.org/1\nHello"
+        assert json.loads(web.requests[1].body) == {"urls": ["https://a.org/1"], "formats": ["html"]}
         await backend.close()
 
 
@@ -103,7 +128,7 @@ async def test_searxng_searches_and_fetches_directly() -> None:
         assert "【0†First†a.org】 A snippet" in (await backend.search("q", 5)).text
         assert web.requests[0].path == "/search?q=q&format=json"
         page = await backend.fetch(f"{web.url}/page")
-        assert (page.title, page.text) == ("Page", "Hello")
+        assert (page.title, page.text) == ("Page", f"\nURL: {web.url}/page\nHello")
         await backend.close()
 
 
@@ -119,33 +144,54 @@ async def test_busy_servers_are_asked_again(make: Callable[[Web], Backend], stat
         await backend.close()
 
 
-async def test_retry_after_is_honoured_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "LONGEST_WAIT_S", 0.3)
+@pytest.mark.parametrize(
+    ("after", "waited"),
+    [
+        ("0", 0.0),
+        ("3", 3.0),
+        ("3600", 20.0),
+        ("-5", 0.01),
+        ("soon", 0.01),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 20.0),
+    ],
+)
+async def test_retry_after_is_honoured_and_bounded(after: str, waited: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(backend_module.asyncio, "sleep", sleep)
     web: Web
     with serve(
-        lambda r: Answer(429, headers={"retry-after": "3600"}) if len(web.requests) < 2 else answer_json(EXA_SEARCH)
+        lambda r: Answer(429, headers={"retry-after": after}) if len(web.requests) < 2 else answer_json(EXA_SEARCH)
     ) as web:
         backend = exa(web)
-        began = time.monotonic()
         await backend.search("q", 1)
-        assert time.monotonic() - began >= 0.3
         await backend.close()
+    assert [pause for pause in pauses if pause in (waited, 0.01)] == [waited]
 
 
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
         (Answer(500), "Exa answered 500 4 times"),
-        (Answer(401), "refused the key"),
+        (Answer(401), r"refused the request \(401\): check its key"),
         (Answer(418), "answered 418"),
         (Answer(200, b"<html>"), "not JSON"),
         (Answer(200, b"[" * 100_000), "not JSON"),
-        (Answer(200, b"[1]"), "no object"),
+        (Answer(200, b"[1]"), "without results"),
+        (Answer(200, b"\xff\xfe{"), "not JSON"),
         (Answer(200, b"{}"), "without results"),
         (Answer(200, b'{"results": 5}'), "without results"),
         (Answer(200, b'{"results": [', cut=True), "cannot be reached"),
         (Answer(200, gzip.compress(b" " * 30_000_000), {"content-encoding": "gzip"}), "more than 20 MiB"),
-        (Answer(200, b"junk", {"content-encoding": "gzip"}), "cannot be reached"),
+        (Answer(200, b"junk", {"content-encoding": "gzip"}), "cannot be decompressed"),
+        (Answer(200, gzip.compress(b"{}" * 99)[:20], {"content-encoding": "gzip"}), "ends too early"),
+        (Answer(200, b"{}", {"content-encoding": "gzip, gzip"}), "was not asked for"),
         (Answer(302, headers={"location": "http://169.254.169.254/"}), "answered 302"),
     ],
 )
@@ -171,6 +217,38 @@ async def test_a_slow_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BackendError, match="did not answer"):
             await backend.search("q", 5)
         await backend.close()
+
+
+async def test_a_server_that_drips_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend_module, "TIMEOUT_S", 0.2)
+    with serve(lambda r: Answer(200, b" " * 40, pause_s=0.05)) as web:
+        backend = exa(web)
+        with pytest.raises(BackendError, match="did not answer"):
+            await backend.search("q", 5)
+        await backend.close()
+
+
+async def test_youcom_and_exa_say_what_they_have_no_page_of() -> None:
+    for make, body in ((exa, {"results": [], "statuses": [{"status": "error"}]}), (you, []), (you, [{"html": ""}])):
+        with serve(lambda r, body=body: answer_json(body)) as web:  # type: ignore[misc]
+            backend = make(web)
+            with pytest.raises(BackendError, match=r"has no contents for https://a\.org/"):
+                await backend.fetch("https://a.org/")
+            await backend.close()
+
+
+async def test_an_instance_without_json_says_what_to_set() -> None:
+    with serve(lambda r: Answer(403)) as web:
+        backend = searxng(web)
+        with pytest.raises(BackendError, match="allow the json format"):
+            await backend.search("q", 5)
+        await backend.close()
+
+
+async def test_a_key_is_never_printed() -> None:
+    with pytest.raises(BackendError) as told:
+        await ExaBackend(api_key="sec\nret").search("q", 1)
+    assert "sec" not in str(told.value)
 
 
 async def test_a_server_that_is_not_there() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,13 +21,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """cut: close the connection before the promised length. then: run before answering, to be slow for instance."""
+    """cut: close the connection before the promised length. then: run before answering, to be slow for instance.
+
+    pause_s: between the bytes of the body.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     then: Callable[[], None] | None = None
+    pause_s: float = 0.0
 
 
 @dataclass
@@ -36,7 +42,7 @@ class Web:
 
 
 @contextmanager
-def serve(answer: Callable[[Request], Answer]) -> Iterator[Web]:
+def serve(answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = None) -> Iterator[Web]:
     requests: list[Request] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,8 +61,11 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Web]:
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(reply.body) + (1000 if reply.cut else 0)))
                 self.end_headers()
-                self.wfile.write(reply.body)
-            except (BrokenPipeError, ConnectionResetError):
+                parts = [reply.body[i : i + 1] for i in range(len(reply.body))] if reply.pause_s else [reply.body]
+                for part in parts:
+                    self.wfile.write(part)
+                    time.sleep(reply.pause_s)
+            except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
                 pass  # the client has seen enough
             self.close_connection = True
 
@@ -67,11 +76,13 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Web]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     host = f"127.0.0.1:{server.server_port}"
     try:
-        yield Web(f"http://{host}", host, requests)
+        yield Web(f"{'https' if tls else 'http'}://{host}", host, requests)
     finally:
         server.shutdown()
         server.server_close()
