@@ -11,6 +11,7 @@ namespace gpt_oss {
 namespace {
 
 constexpr int kLeastRows = 32, kMostRows = 128;  // of a few-token task: 50 to 200 KB of MXFP4, some microseconds
+constexpr int kFewEach = 8, kFewEachExact = 4;  // tokens an expert on average: about where the two kinds of kernels meet
 constexpr int kManyTokens = 256;  // packed at once: 1.5 MB for 20b, which the L2 cache holds beside a panel
 
 uint8_t* part(Buffer<uint8_t>& buffer, size_t bytes_each, int index) { return buffer.data() + bytes_each * index; }
@@ -190,17 +191,13 @@ void Matmul::experts(const Experts& layer, const float* x, int tokens, const int
                      float* y) {
   const ManyKernels* many = precision_ == Precision::balanced && kernels_->many_mxfp4_int8 ? kernels_->many_mxfp4_int8
                                                                                             : kernels_->many_mxfp4;
-  const int step = tokens <= kFewTokens || many == nullptr ? kFewTokens : tokens;
-  for (int t = 0; t < tokens; t += step) {
-    const int count = std::min(step, tokens - t);
-    const size_t at = static_cast<size_t>(t) * layer.mlp1.cols;
-    group_by_expert(layer, count, picked + static_cast<size_t>(t) * layer.active,
-                    weights + static_cast<size_t>(t) * layer.active);
-    step == kFewTokens ? experts_few(layer, x + at, count, y + at) : experts_many(layer, x + at, count, y + at);
-  }
+  group_by_expert(layer, tokens, picked, weights);
+  const size_t each = precision_ == Precision::exact ? kFewEachExact : kFewEach;
+  const bool few = tokens <= kFewTokens || slots_.size() <= each * used_.size();
+  few || many == nullptr ? experts_few(layer, x, tokens, y) : experts_many(layer, x, tokens, y);
 }
 
-// Two passes over the rows of the experts in use, with all tokens that picked an expert at once.
+// Two passes over the rows of the experts in use, with all tokens that picked an expert, kFewTokens at a time.
 void Matmul::experts_few(const Experts& layer, const float* x, int tokens, float* y) {
   const ExpertMatrix &mlp1 = layer.mlp1, &mlp2 = layer.mlp2;
   const bool exact = precision_ == Precision::exact;
@@ -214,14 +211,16 @@ void Matmul::experts_few(const Experts& layer, const float* x, int tokens, float
   pool_->run(tasks1 * static_cast<int>(used_.size()), [&](int task, int) {
     const int expert = used_[task / tasks1], first = task % tasks1 * each1;
     const int rows = std::min(each1, mlp1.rows - first);
-    const int begin = first_[expert], count = first_[expert + 1] - begin;
-    const void* columns[kFewTokens];
-    for (int i = 0; i < count; ++i) columns[i] = part(packed_, x_bytes, slots_[begin + i].token);
-    float out[kFewTokens * kMostRows];
-    product(rows_of(mlp1, expert, first, rows, layer.scale_bias), columns, count, out, kMostRows);
-    for (int i = 0; i < count; ++i) {
-      kernels_->swiglu_row(out + i * kMostRows, bias_of(mlp1, expert) + first, rows / 2, layer.limit,
-                           inner_.data() + static_cast<size_t>(begin + i) * inner_size + first / 2);
+    for (int begin = first_[expert]; begin < first_[expert + 1]; begin += kFewTokens) {
+      const int count = std::min(kFewTokens, first_[expert + 1] - begin);
+      const void* columns[kFewTokens];
+      for (int i = 0; i < count; ++i) columns[i] = part(packed_, x_bytes, slots_[begin + i].token);
+      float out[kFewTokens * kMostRows];
+      product(rows_of(mlp1, expert, first, rows, layer.scale_bias), columns, count, out, kMostRows);
+      for (int i = 0; i < count; ++i) {
+        kernels_->swiglu_row(out + i * kMostRows, bias_of(mlp1, expert) + first, rows / 2, layer.limit,
+                             inner_.data() + static_cast<size_t>(begin + i) * inner_size + first / 2);
+      }
     }
   });
 
@@ -232,16 +231,18 @@ void Matmul::experts_few(const Experts& layer, const float* x, int tokens, float
   pool_->run((mlp2.rows + each2 - 1) / each2, [&](int task, int) {
     const int first = task * each2, rows = std::min(each2, mlp2.rows - first);
     for (const int expert : used_) {
-      const int begin = first_[expert], count = first_[expert + 1] - begin;
-      const void* columns[kFewTokens];
-      for (int i = 0; i < count; ++i) columns[i] = part(packed_inner_, inner_bytes, begin + i);
-      float out[kFewTokens * kMostRows];
-      product(rows_of(mlp2, expert, first, rows, layer.scale_bias), columns, count, out, kMostRows);
       const uint16_t* bias = bias_of(mlp2, expert) + first;
-      for (int i = 0; i < count; ++i) {
-        const Slot& slot = slots_[begin + i];
-        float* to = y + static_cast<size_t>(slot.token) * mlp2.rows + first;
-        for (int r = 0; r < rows; ++r) to[r] += slot.weight * (out[i * kMostRows + r] + from_bf16(bias[r]));
+      for (int begin = first_[expert]; begin < first_[expert + 1]; begin += kFewTokens) {
+        const int count = std::min(kFewTokens, first_[expert + 1] - begin);
+        const void* columns[kFewTokens];
+        for (int i = 0; i < count; ++i) columns[i] = part(packed_inner_, inner_bytes, begin + i);
+        float out[kFewTokens * kMostRows];
+        product(rows_of(mlp2, expert, first, rows, layer.scale_bias), columns, count, out, kMostRows);
+        for (int i = 0; i < count; ++i) {
+          const Slot& slot = slots_[begin + i];
+          float* to = y + static_cast<size_t>(slot.token) * mlp2.rows + first;
+          for (int r = 0; r < rows; ++r) to[r] += slot.weight * (out[i * kMostRows + r] + from_bf16(bias[r]));
+        }
       }
     }
   });

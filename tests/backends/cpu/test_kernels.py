@@ -209,6 +209,18 @@ def test_experts_depend_on_neither_threads_nor_neighbours(rng: np.random.Generat
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ["exact", "balanced"])
+def test_many_tokens_may_be_few_for_most_experts(rng: np.random.Generator, isa: str, precision: str) -> None:
+    experts = Experts(rng, 40, 160, 96)
+    picked = np.stack([np.zeros(34), np.arange(1, 35)], axis=1).astype(np.int32)  # all 34 tokens pick the first expert
+    x, weights = rng.normal(size=(34, 160)).astype(np.float32), np.full((34, 2), 0.5, np.float32)
+    expected = experts.oracle(x, picked, weights, 7.0)
+    actual = experts.run(isa, precision, x, picked, weights, 7.0, threads=2)
+    assert np.sqrt(np.mean((actual - expected) ** 2)) / expected.std() < (0.008 if precision == "exact" else 0.03)
+    assert np.array_equal(actual, experts.run(isa, precision, x, picked, weights, 7.0))
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("nibbles", [0x77, 0xFF])  # 6 and -6
 def test_the_greatest_nibbles_do_not_saturate(rng: np.random.Generator, isa: str, nibbles: int) -> None:
     experts = Experts(rng, 2, 160, 64)
