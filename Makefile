@@ -2,6 +2,7 @@
 # make test          lint, types, import order, and the fast tests
 # make test-slow     the tests marked slow                make soak     ten minutes of random load on the engine
 # make parity        print the parity table               make sanitize the cpu backend's tests under ASan and UBSan
+# make test-docker   the sandbox in a container engine    make neon-check  the Arm kernels under qemu, cross-compiled
 # make lint          ruff, mypy, import-linter            make format   rewrite the code the way ruff wants it
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 MODEL  ?=
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: chat test test-slow soak parity lint format sanitize clean
+.PHONY: chat test test-slow test-docker soak parity lint format sanitize neon-check clean
 
 chat: $(VENV)/.installed
 	$(BIN)/gpt-oss chat $(MODEL)
@@ -19,6 +20,12 @@ test: lint
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
+
+test-docker: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m docker
+
+neon-check:
+	bash csrc/neon.sh
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak --timeout 1200
@@ -57,5 +64,5 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
 $(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(NATIVE)
 	@echo 'Building the kernels and installing gpt-oss with its test tools into $(VENV): a few minutes'
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[test,torch,transformers,gguf]'
+	$(BIN)/pip install --quiet --editable '.[test,torch,transformers,gguf,train]'
 	touch $(VENV)/.installed $@

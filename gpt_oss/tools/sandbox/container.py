@@ -1,13 +1,17 @@
 """Docker or Podman around the interpreter, by the `docker` SDK (an extra). A new container for a program or a session.
 
 Covered: no network, a read-only image, a scratch folder in memory, limits on memory, processes and files, no
-capabilities, no new privileges, an unprivileged user; the container is killed and removed when the time is over.
-Not covered: defects of the engine and the kernel. Who may talk to an engine's socket is root on the host, as always.
+capabilities, no new privileges, an unprivileged user, the system calls of seccomp.py beside those that the engine
+refuses; the container is killed and removed when the time is over. Podman cannot limit the number of scratch files:
+there they count as memory.
+Not covered: defects of the engine and the kernel; on Docker the kernel's command line can be read. Who may talk to an
+engine's socket is root on the host, as always.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import importlib
 import json
@@ -19,10 +23,48 @@ from pathlib import Path
 from typing import Any
 
 from gpt_oss.errors import MissingDependencyError
+from gpt_oss.tools.sandbox import seccomp
 from gpt_oss.tools.sandbox.base import ENVIRONMENT, SCRATCH, Limits, Output, Result, SandboxError
 from gpt_oss.tools.sandbox.process import DRIVER, GRACE_S, START_S
 
 STDOUT, STDERR = 1, 2
+REMOVE_S = 10.0
+# The engine's ulimit on processes counts those of every container together, so it stands far above one's pids_limit.
+ALL_PROCESSES = 4096
+CLOSED = ("/dev/shm", "/tmp", "/var/tmp", "/run")  # which the engines else make writable, without a limit of their own
+MASKED = ("/proc/cmdline", "/proc/kallsyms", "/proc/config.gz", "/proc/keys", "/proc/key-users")
+SELF_TEST = """
+import os, socket
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_VSOCK):
+    try:
+        socket.socket(family, socket.SOCK_STREAM)
+        print("open", family)
+    except OSError:
+        print("refused")
+print("root" if os.getuid() == 0 else "user")
+open("scratch", "w").close()
+"""
+# Runs before the driver, in the same process: what the engine's settings do not hold, the process gives up by itself.
+PRELUDE = """
+import base64, ctypes, os, resource, sys
+
+class Program(ctypes.Structure):  # struct sock_fprog
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+def give_up(filters, memory_bytes, cpu_s):
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    code = base64.b64decode(filters[os.uname().machine])
+    program = Program(len(code) // 8, code)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+    # PR_SET_DUMPABLE, so that children of the code do not write into this process; PR_SET_NO_NEW_PRIVS; PR_SET_SECCOMP
+    for option, value, address in ((4, 0, 0), (38, 1, 0), (22, 2, ctypes.addressof(program))):
+        if libc.prctl(option, value, address, 0, 0):
+            raise OSError(ctypes.get_errno(), f"prctl {option} failed")
+
+give_up(FILTERS, MEMORY_BYTES, CPU_S)
+"""
 
 
 class ContainerSandbox:
@@ -33,9 +75,10 @@ class ContainerSandbox:
         self.about = f"{name}, image {image}, no network, read-only"
         self._client = client
         self._image = image
+        self._is_podman = any("podman" in str(part.get("Name", "")).lower() for part in client.version()["Components"])
 
     async def run(self, code: str, limits: Limits) -> Result:
-        session = ContainerSession(self, limits)
+        session = ContainerSession(self, limits, keep=False)
         try:
             result = await session.execute(code, whole_program=True)
         finally:
@@ -48,24 +91,30 @@ class ContainerSandbox:
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
 
-    def create(self, limits: Limits) -> Any:
+    def create(self, limits: Limits, keep: bool) -> Any:
         types = importlib.import_module("docker.types")
-        ulimits = {"nofile": limits.open_files, "nproc": limits.processes, "fsize": limits.file_bytes, "core": 0}
+        ulimits = {"nofile": limits.open_files, "nproc": ALL_PROCESSES, "fsize": limits.file_bytes, "core": 0}
+        scratch = f"size={limits.scratch_bytes},mode=1777,nosuid,nodev"
+        security = ["no-new-privileges"]
+        if self._is_podman:
+            security.append(f"mask={':'.join(MASKED)}")
+        else:
+            scratch += f",nr_inodes={limits.scratch_files}"
         return self._client.containers.create(
             self._image,
-            ["python3", "-s", "-u", "-c", DRIVER.read_text()],
+            ["python3", "-s", "-u", "-c", _program(limits, 3600 if keep else limits.cpu_s)],
             stdin_open=True,
             tty=False,
             network_mode="none",  # Podman ignores network_disabled
             read_only=True,
-            tmpfs={SCRATCH: f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=1777,nosuid,nodev"},
+            tmpfs={SCRATCH: scratch, **dict.fromkeys(CLOSED, "ro,size=4096")},
             working_dir=SCRATCH,
             environment=ENVIRONMENT,
             mem_limit=limits.memory_bytes,
             memswap_limit=limits.memory_bytes,
             pids_limit=limits.processes,
             cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
+            security_opt=security,
             user="65534:65534",
             ulimits=[types.Ulimit(name=name, soft=value, hard=value) for name, value in ulimits.items()],
             labels={"gpt-oss": "sandbox"},
@@ -75,8 +124,9 @@ class ContainerSandbox:
 class ContainerSession:
     """The driver of process.ProcessSession in a container, spoken to over the engine's attached stream."""
 
-    def __init__(self, sandbox: ContainerSandbox, limits: Limits) -> None:
+    def __init__(self, sandbox: ContainerSandbox, limits: Limits, *, keep: bool = True) -> None:
         self._sandbox = sandbox
+        self._keep = keep
         self._limits = limits
         self._container: Any = None
         self._reader: asyncio.StreamReader | None = None
@@ -102,7 +152,14 @@ class ContainerSession:
 
     async def _start(self) -> None:
         try:
-            self._container = await asyncio.to_thread(self._sandbox.create, self._limits)
+            # A thread goes on when we are cancelled: what it makes must be known, or nobody would remove it.
+            making = asyncio.ensure_future(asyncio.to_thread(self._sandbox.create, self._limits, self._keep))
+            try:
+                self._container = await asyncio.shield(making)
+            except asyncio.CancelledError:
+                await asyncio.wait({making})
+                self._container = None if making.exception() else making.result()
+                raise
             stream = await asyncio.to_thread(self._attach)
             self._reader, self._writer = await asyncio.open_connection(sock=stream)
             await asyncio.to_thread(self._container.start)
@@ -131,8 +188,7 @@ class ContainerSession:
         if writer is not None:
             writer.close()
         if container is not None:
-            with contextlib.suppress(*_engine_errors()):
-                await asyncio.to_thread(container.remove, force=True)
+            await asyncio.to_thread(_remove, container)
 
     async def _execute(self, code: str, whole_program: bool) -> Result:
         began = time.monotonic()
@@ -204,8 +260,20 @@ class ContainerSession:
 
 
 async def open_container(name: str, image: str) -> ContainerSandbox:
-    """name: docker or podman. Raises SandboxError where no engine answers or the image is not there."""
-    return await asyncio.to_thread(_open, name, image)
+    """A sandbox that was seen to hold. name: docker or podman.
+
+    Raises SandboxError where no engine answers, the image is not there, or a container reaches a socket.
+    """
+    sandbox = await asyncio.to_thread(_open, name, image)
+    try:
+        result = await sandbox.run(SELF_TEST, Limits(wall_s=30))
+        if result.output.split() != ["refused", "refused", "refused", "user"]:
+            said = " ".join(result.output.split())[-300:] or f"exit code {result.exit_code}"
+            raise SandboxError(f"{name} does not hold on this machine: {said}", hint="see docs/sandbox.md")
+    except BaseException:
+        await sandbox.close()
+        raise
+    return sandbox
 
 
 def _open(name: str, image: str) -> ContainerSandbox:
@@ -229,6 +297,30 @@ def _open(name: str, image: str) -> ContainerSandbox:
     except docker.errors.ImageNotFound:
         raise SandboxError(f"{name} has no image {image}", hint=f"{name} pull {image}") from None
     return ContainerSandbox(name, client, image)
+
+
+def _program(limits: Limits, cpu_s: int) -> str:
+    """The driver behind the prelude; a filter for each machine, for the engine may be on another one than we."""
+    filters = {machine: base64.b64encode(seccomp.program(machine)).decode() for machine in seccomp.ARCHITECTURES}
+    values = f"FILTERS, MEMORY_BYTES, CPU_S = {filters!r}, {limits.memory_bytes}, {cpu_s}\n"
+    return f"{values}{PRELUDE}exec(compile({DRIVER.read_text()!r}, 'driver.py', 'exec'))\n"
+
+
+def _remove(container: Any) -> None:
+    """Kill and remove it. An engine refuses while a container ends by itself; raises SandboxError if it goes on so."""
+    not_found = importlib.import_module("docker.errors").NotFound
+    deadline = time.monotonic() + REMOVE_S
+    while True:
+        try:
+            container.remove(force=True, v=True)
+            return
+        except not_found:
+            return
+        except _engine_errors() as error:
+            if time.monotonic() > deadline:
+                said = " ".join(str(error).split())
+                raise SandboxError(f"container {container.short_id} cannot be removed: {said}") from error
+            time.sleep(0.05)
 
 
 def _podman_socket() -> str | None:

@@ -139,6 +139,15 @@ class TestAnySandbox:
             await session.close()
 
 
+async def test_a_child_that_runs_on_does_not_answer_for_its_parent(sandbox: Sandbox) -> None:
+    session = sandbox.session(LIMITS)
+    try:
+        await session.execute("import os\nif os.fork() == 0:\n    pass")
+        assert [(await session.execute(code)).exit_code for code in ("1/0", "1", "1/0")] == [1, 0, 1]
+    finally:
+        await session.close()
+
+
 async def test_cancelling_a_program_leaves_nothing_running(sandbox: Sandbox) -> None:
     code = f"import subprocess; subprocess.run(['sleep', '{MARKER}'])"
     task = asyncio.create_task(sandbox.run(code, LIMITS))
