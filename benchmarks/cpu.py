@@ -95,7 +95,7 @@ def bytes_per_step(config: ModelConfig, precision: str, sequences: int, context:
     """What one forward with one new token in each of `sequences` must read: weights once, the cache of each sequence.
 
     exact: bf16 attention weights; balanced: int8 and a float16 scale for every 32. Both: MXFP4 experts (17 bytes for
-    32), the unembedding as a 4-bit screen (17 bytes for 32; the rows that survive it are not counted), the cache in bf16 or in int8 with
+    32), the unembedding like attention's weights (in balanced its int8 screen), the cache in bf16 or in int8 with
     a float32 scale for each head's key and value.
     """
     attention_bytes = 2.0 if precision == "exact" else 34 / 32
@@ -106,7 +106,7 @@ def bytes_per_step(config: ModelConfig, precision: str, sequences: int, context:
     keys = sum(min(context, config.sliding_window) if config.is_windowed(n) else context for n in layers)
     return (
         len(layers) * (attention * attention_bytes + expert * distinct_experts(config, sequences) * 17 / 32)
-        + config.usable_vocab_size * config.hidden_size * 17 / 32
+        + config.usable_vocab_size * config.hidden_size * attention_bytes
         + sequences * keys * 2 * kv_heads * (head_dim * 2 if kv == "bf16" else head_dim + 4)
     )
 
@@ -236,7 +236,8 @@ def draw(logits: Logits, row: int, position: int) -> int:
 
 def cache_tokens(cases: Iterable[Case], steps: int) -> int:
     """What all sequences of the largest case hold together."""
-    return max(WARM_UP_PROMPT + 64, *(case.sequences * (longest_sequence(case, steps) + 64) for case in cases))
+    sequences = [case.sequences * (longest_sequence(case, steps) + 64) for case in cases]
+    return max(WARM_UP_PROMPT + 64, *sequences) + max(longest_sequence(case, steps) for case in cases)
 
 
 def measure(
