@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from gpt_oss.errors import CheckpointError
+from gpt_oss.model.compact import DEMO, demo_folder
 from gpt_oss.model.config import is_huggingface, read_json
 from gpt_oss.model.huggingface import open_huggingface
 from gpt_oss.model.layout import Checkpoint, LayoutName
@@ -20,7 +21,8 @@ __all__ = ["Checkpoint", "ExpertWeights", "LayoutName", "open_checkpoint"]
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open an `original/` folder, a Hugging Face folder, a metal/model.bin, or a folder that holds one of them.
 
-    A name like `openai/gpt-oss-20b` that is no path is looked up in the local Hugging Face cache (never the network).
+    A name like `openai/gpt-oss-20b` that is no path is looked up in the local Hugging Face cache (never the network);
+    `demo` that is no path is the demo model of the package.
     Only headers are read; every tensor's presence, shape and dtype is checked against the config before this returns.
     Raises CheckpointError or ConfigError, one sentence that names the file.
     """
@@ -33,6 +35,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror}") from error
     name = str(path)
+    if name == DEMO:
+        return _open_folder(demo_folder())
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(f"{path} does not exist")
     cached = cached_snapshot(name)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gpt_oss.tools.simple_browser.fetch import Fetcher
 
 VIEW_SOURCE = "view-source:"
+DEMO_PAGES = Path(__file__).parents[2] / "demo" / "pages"  # what the demo model reads; of use to others as a test
 ENCODINGS = "gzip, deflate"  # what `read_body` undoes
 TIMEOUT_S = 30.0  # of a step; a whole answer may take twice that
 LARGEST_BODY = 20 << 20  # bytes of an answer of an API
@@ -298,8 +299,9 @@ class SearxngBackend(Backend):
 
 
 def choose_backend(name: str | None = None) -> Backend:
-    """exa, youcom, searxng or local; None is BROWSER_BACKEND, or else the first that the environment has settings for:
-    EXA_API_KEY, YDC_API_KEY, SEARXNG_URL, BROWSER_LOCAL_DIR. The one place that reads them, keys apart.
+    """exa, youcom, searxng, local or demo (the few pages of this package); None is BROWSER_BACKEND, or else the first
+    that the environment has settings for: EXA_API_KEY, YDC_API_KEY, SEARXNG_URL, BROWSER_LOCAL_DIR. The one place that
+    reads them, keys apart.
 
     Raises ParameterError, which says what to set.
     """
@@ -311,13 +313,15 @@ def choose_backend(name: str | None = None) -> Backend:
         or os.environ.get("BROWSER_BACKEND")
         or next((n for n, key in settings.items() if os.environ.get(key)), None)
     )
+    if name == "demo":
+        return LocalBackend(DEMO_PAGES)
     if name is None:
         raise ParameterError(
             "the browser has no backend",
             hint="set EXA_API_KEY, YDC_API_KEY, SEARXNG_URL (no key) or BROWSER_LOCAL_DIR (a folder of pages, offline)",
         )
     if name not in settings:
-        raise ParameterError(f"there is no browser backend {name!r}; choose one of {', '.join(settings)}")
+        raise ParameterError(f"there is no browser backend {name!r}; choose one of {', '.join(settings)}, demo")
     value = os.environ.get(settings[name])
     if not value:
         raise ParameterError(f"the browser backend {name} needs {settings[name]} to be set")
