@@ -19,6 +19,7 @@ import torch
 
 from gpt_oss.demo.cases import SKILLS
 from gpt_oss.demo.data import examples
+from gpt_oss.demo.wiring import wire
 from gpt_oss.model.compact import write_compact
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.training.data import Example
@@ -58,12 +59,10 @@ STAGES = (
     Stage(
         "copying",
         ("arithmetic", "functions", "json"),
-        8_000,
-        replace(COMMON, learning_rate=3e-3, warmup_steps=100, final_share=0.7),
+        3_000,
+        replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=1.0),
     ),
-    Stage(
-        "everything", tuple(SKILLS), 70_000, replace(COMMON, learning_rate=2.5e-3, warmup_steps=50, final_share=0.02)
-    ),
+    Stage("everything", tuple(SKILLS), 30_000, replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02)),
 )
 
 
@@ -85,8 +84,7 @@ def train(output: Path, stages: tuple[Stage, ...] = STAGES, config: ModelConfig 
     held_out = examples(SEED, 400, held_out=True)
     network = Network(config, vocabulary=vocabulary_of([e for part in data for e in part]), quantize_experts=True)
     network.initialise(SEED)
-    with torch.no_grad():  # what is copied is written as it was read: a head start
-        network.unembedding.weight.copy_(network.embedding.weight)
+    wire(network, SEED)
     for stage, part in zip(stages, data, strict=True):
         options = replace(stage.options, accumulation=max(1, PACKS // world))
         trainer = Trainer(network, part, options, output / stage.name, held_out=held_out, resume=True, progress=main)
