@@ -20,6 +20,7 @@ LAYOUTS: dict[str, LayoutName] = {"original": "original", "hf": "huggingface", "
 
 def build_parser() -> argparse.ArgumentParser:
     from gpt_oss import chat, generate, mcp_server
+    from gpt_oss.training import command as training
 
     parser = argparse.ArgumentParser(
         prog="gpt-oss",
@@ -49,7 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="CHECKPOINT")
     convert.add_argument("output", metavar="OUTPUT", type=Path)
     convert.add_argument("--to", choices=["original", "hf", "metal", "gguf"], required=True, help="the layout to write")
+    convert.add_argument("--adapter", type=Path, metavar="FOLDER", help="merge this LoRA adapter into it")
+    convert.add_argument("--bf16", action="store_true", help="with --adapter: write experts in bf16, not as MXFP4")
     convert.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
+
+    training.add_arguments(
+        command("train", "Fine-tune a checkpoint on conversations, with LoRA or wholly.", training.run)
+    )
 
     harmony = command(
         "harmony", "Look at the Harmony format: render messages to tokens, parse tokens to messages.", run_harmony
@@ -88,6 +95,8 @@ def run_download(args: argparse.Namespace) -> int:
 
 
 def run_convert(args: argparse.Namespace) -> int:
+    if args.adapter is not None:
+        return _convert_merged(args)
     if args.to == "gguf":
         from gpt_oss.model.checkpoint import open_checkpoint
         from gpt_oss.model.gguf import write_gguf
@@ -98,6 +107,21 @@ def run_convert(args: argparse.Namespace) -> int:
         from gpt_oss.model.convert import convert
 
         convert(args.source, args.output, LAYOUTS[args.to], overwrite=args.force, progress=True)
+    print(args.output)
+    return 0
+
+
+def _convert_merged(args: argparse.Namespace) -> int:
+    from gpt_oss.errors import ParameterError
+    from gpt_oss.model.adapter import MergedWeights, read_adapter
+    from gpt_oss.model.checkpoint import open_checkpoint
+    from gpt_oss.model.convert import write_checkpoint
+
+    if args.to == "gguf":
+        raise ParameterError("an adapter is merged into original, hf or metal; convert that to gguf then")
+    with open_checkpoint(args.source) as checkpoint:
+        weights = MergedWeights(checkpoint, read_adapter(args.adapter, checkpoint.config), quantized=not args.bf16)
+        write_checkpoint(args.output, weights, LAYOUTS[args.to], overwrite=args.force, progress=True)
     print(args.output)
     return 0
 

@@ -57,6 +57,7 @@ def add_load_arguments(
     parser.add_argument(
         "-c", "--context", type=int, metavar="TOKENS", default=context, help="longest prompt plus answer, in tokens"
     )
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA adapter in PEFT's format to merge in (cached)")
     parser.add_argument("--threads", type=int, help="threads of the cpu backend (default: every core)")
     parser.add_argument("--debug", action="store_true", help="show a traceback when something fails")
 
@@ -68,6 +69,7 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
         kv=args.kv,
         context_tokens=args.context,
         threads=args.threads,
+        adapter=args.adapter,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 from gpt_oss.backends.base import Model, TokenGenerator
 from gpt_oss.engine.engine import Engine, EngineConfig
 from gpt_oss.errors import BackendError, MissingDependencyError, ParameterError
+from gpt_oss.model.adapter import open_merged
 from gpt_oss.model.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -31,6 +32,7 @@ class LoadOptions:
     threads: cpu only; None is every core.
     keep_prefixes: keep the prefix cache on disk between runs (at most 1 GiB a model), so that a prompt seen before is
         not computed again.
+    adapter: a folder with a LoRA adapter in PEFT's format, to be merged into the checkpoint (model/adapter.py).
     """
 
     backend: str = "auto"
@@ -40,6 +42,7 @@ class LoadOptions:
     threads: int | None = None
     speculate: bool = True
     keep_prefixes: bool = False
+    adapter: str | Path | None = None
 
 
 def _open_cpu(checkpoint: Checkpoint, options: LoadOptions) -> Model:
@@ -103,6 +106,8 @@ def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenG
     """
     backend = choose_backend(options.backend)
     opened = open_checkpoint(checkpoint)
+    if options.adapter is not None:
+        opened = open_merged(opened, options.adapter)
     try:
         model = BACKENDS[backend](opened, options)
     except ImportError as error:
