@@ -96,12 +96,12 @@ async def is_right(case: Case, outcome: Outcome) -> bool:
             assert not isinstance(expected, ParsedMessage)
             return recipients == ["browser.search", "browser.open"] and outcome.final == text_of(expected)
         case "rename":
-            return recipients == ["functions.apply_patch"] and outcome.files == _renamed(case)
+            return recipients == ["functions.apply_patch"] and outcome.files == renamed(case)
         case _:
             return not recipients and outcome.final == case.final
 
 
-def _renamed(case: Case) -> tuple[tuple[str, str], ...]:
+def renamed(case: Case) -> tuple[tuple[str, str], ...]:
     """What the files of a rename should be: the right patch, applied."""
     from gpt_oss.tools.apply_patch import apply_patch
 

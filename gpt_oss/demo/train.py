@@ -43,7 +43,7 @@ CONFIG = ModelConfig(
 
 @dataclass(frozen=True)
 class Stage:
-    """cases: how many are drawn; one epoch of them is learnt from."""
+    """cases: how many are drawn. Learnt from once, or for as many steps as the options say."""
 
     name: str
     skills: tuple[str, ...]
@@ -62,7 +62,12 @@ STAGES = (
         3_000,
         replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=1.0),
     ),
-    Stage("everything", tuple(SKILLS), 30_000, replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02)),
+    Stage(
+        "everything",
+        tuple(SKILLS),
+        30_000,
+        replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=850),
+    ),
 )
 
 
