@@ -20,6 +20,7 @@ LAYOUTS: dict[str, LayoutName] = {"original": "original", "hf": "huggingface", "
 
 def build_parser() -> argparse.ArgumentParser:
     from gpt_oss import chat, generate, mcp_server
+    from gpt_oss.server import command as server
     from gpt_oss.training import command as training
 
     parser = argparse.ArgumentParser(
@@ -53,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--adapter", type=Path, metavar="FOLDER", help="merge this LoRA adapter into it")
     convert.add_argument("--bf16", action="store_true", help="with --adapter: write experts in bf16, not as MXFP4")
     convert.add_argument("--force", action="store_true", help="replace OUTPUT if it exists")
+
+    server.add_arguments(command("serve", "Serve a model over HTTP, as OpenAI's API does.", server.run))
 
     training.add_arguments(
         command("train", "Fine-tune a checkpoint on conversations, with LoRA or wholly.", training.run)

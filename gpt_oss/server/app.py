@@ -1,0 +1,162 @@
+"""The HTTP application: routes, keys, limits, and every error in OpenAI's shape."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpt_oss import __version__
+from gpt_oss.errors import GptOssError
+from gpt_oss.server.chat_completions import routes as chat_routes
+from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.service import Service
+from gpt_oss.server.sse import GoneError
+
+OPEN_PATHS = frozenset({"/health"})  # without a key
+CLIENT_CLOSED = 499
+log = logging.getLogger("gpt_oss.server")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """largest_body: of a request, in bytes. drain_s: how long the end waits for answers under way."""
+
+    largest_body: int = 32 << 20
+    drain_s: float = 30.0
+
+
+def create_app(service: Service, options: ServerOptions = ServerOptions()) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.runner.drain(options.drain_s)
+
+    app = FastAPI(title="gpt-oss", version=__version__, lifespan=lifespan)
+    app.state.service = service
+    app.include_router(chat_routes.router)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, object]:
+        return {"object": "list", "data": [_model(service)]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, object]:
+        if name != service.model:
+            raise RequestError(f"there is no model {name!r} here, only {service.model}", status=404, param="model")
+        return _model(service)
+
+    @app.get("/health")
+    async def health() -> dict[str, object]:
+        runner = service.runner
+        return {"status": "ok", "model": service.model, "running": runner.running, "waiting": runner.waiting}
+
+    async def failed(request: Request, error: Exception) -> Response:
+        status, body, headers = as_response(error)
+        if status >= 500:
+            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return JSONResponse(body, status, headers)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        wrong = RequestError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
+        return JSONResponse(as_response(wrong)[1], error.status_code)
+
+    async def hung_up(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED)
+
+    async def no_json(request: Request, error: Exception) -> Response:
+        return JSONResponse(as_response(RequestError(f"the body is not valid JSON: {error}"))[1], 400)
+
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(GoneError, hung_up)
+    app.add_exception_handler(json.JSONDecodeError, no_json)
+    app.add_exception_handler(UnicodeDecodeError, no_json)
+    app.add_exception_handler(GptOssError, failed)
+    app.add_exception_handler(Exception, failed)
+    app.add_middleware(Gate, service=service, largest_body=options.largest_body)
+    return app
+
+
+def _model(service: Service) -> dict[str, object]:
+    return {
+        "id": service.model,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "gpt-oss",
+        "context_length": service.runner.generator.context_tokens,
+    }
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class Gate:
+    """Who may come in, and how much they may bring; gives every request an id and writes a line about it."""
+
+    def __init__(self, app: ASGIApp, service: Service, largest_body: int) -> None:
+        self._app = app
+        self._service = service
+        self._largest = largest_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        identity = f"req_{uuid.uuid4().hex}"
+        started = time.monotonic()
+        status = 0
+        begun = False
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._largest:
+                raise _TooLargeError
+            return message
+
+        async def tagged(message: Message) -> None:
+            nonlocal status, begun
+            if message["type"] == "http.response.start":
+                begun, status = True, message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", identity.encode())]
+            await send(message)
+
+        refused = self._refusal(scope["path"], headers)
+        try:
+            if refused is None:
+                await self._app(scope, counted, tagged)
+            else:
+                await self._answer(refused, scope, receive, tagged)
+        except _TooLargeError:
+            error = RequestError(f"the body is larger than {self._largest >> 20} MiB", status=413)
+            if not begun:
+                await self._answer(error, scope, receive, tagged)
+        finally:
+            milliseconds = round(1000 * (time.monotonic() - started))
+            log.info("%s %s %s %s %d ms", identity, scope["method"], scope["path"], status, milliseconds)
+
+    def _refusal(self, path: str, headers: dict[str, str]) -> RequestError | None:
+        if not self._service.keys or path in OPEN_PATHS:
+            return None
+        shown = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
+        if any(hmac.compare_digest(shown.encode(), key.encode()) for key in self._service.keys):
+            return None
+        return RequestError("a valid API key is needed", status=401, code="invalid_api_key")
+
+    async def _answer(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse(as_response(error)[1], error.status)(scope, receive, send)

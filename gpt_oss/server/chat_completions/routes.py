@@ -1,0 +1,125 @@
+"""POST /v1/chat/completions: from a request to a plan for each choice, run side by side, to an answer or a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from gpt_oss.events import Event
+from gpt_oss.server.chat_completions.inbound import Inbound, inbound, parse_request
+from gpt_oss.server.chat_completions.outbound import ChoiceFold, chunk, completion, usage_of
+from gpt_oss.server.errors import as_response
+from gpt_oss.server.plan import Plan
+from gpt_oss.server.runner import Runner
+from gpt_oss.server.service import Service, service_of
+from gpt_oss.server.sse import EventStream, event, unless_gone
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions")
+async def create(request: Request) -> Response:
+    """An answer, or with `stream` a stream of its parts."""
+    service = service_of(request)
+    wanted = inbound(parse_request(await request.json()))
+    if not wanted.request.stream:
+        return JSONResponse(await unless_gone(request, _answer(service, wanted)))
+    parts = _stream(service, wanted)
+    # The first event tells whether the request can be served at all: until then an error is an error with its status.
+    first = await unless_gone(request, anext(parts))
+    return EventStream(_with_first(first, parts))
+
+
+async def _answer(service: Service, wanted: Inbound) -> dict[str, Any]:
+    folds = [ChoiceFold(plan.aliases, plan.stop_texts) for plan in wanted.plans]
+
+    async def run(plan: Plan, fold: ChoiceFold) -> None:
+        async with aclosing(_events(service.runner, plan, fold)) as events:
+            async for each in events:
+                fold.push(each)
+
+    await _together([run(plan, fold) for plan, fold in zip(wanted.plans, folds, strict=True)])
+    return completion(service.identity("chatcmpl-"), folds, logprobs=wanted.logprobs)
+
+
+async def _events(runner: Runner, plan: Plan, fold: ChoiceFold) -> AsyncGenerator[Event, None]:
+    """Those of a turn, up to a stop text."""
+    async with aclosing(runner.events(plan)) as events:
+        async for each in events:
+            yield each
+            if fold.finish_reason is not None:
+                return
+
+
+async def _together(runs: list[Any]) -> None:
+    """All of them; when one fails, the others are cancelled and its error is raised."""
+    tasks = [asyncio.ensure_future(run) for run in runs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _stream(service: Service, wanted: Inbound) -> AsyncGenerator[bytes, None]:
+    identity = service.identity("chatcmpl-")
+    folds = [ChoiceFold(plan.aliases, plan.stop_texts) for plan in wanted.plans]
+    parts: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+
+    async def run(index: int, plan: Plan, fold: ChoiceFold) -> None:
+        sent_logprobs = 0
+        begun = False
+        async with aclosing(_events(service.runner, plan, fold)) as events:
+            async for each in events:
+                if not begun:
+                    begun = True
+                    parts.put_nowait(event(chunk(identity, index, {"role": "assistant", "content": ""})))
+                for delta in fold.push(each):
+                    logprobs = None
+                    if wanted.logprobs and "content" in delta:
+                        logprobs = {"content": fold.logprobs[sent_logprobs:], "refusal": None}
+                        sent_logprobs = len(fold.logprobs)
+                    parts.put_nowait(event(chunk(identity, index, delta, logprobs=logprobs)))
+        parts.put_nowait(event(chunk(identity, index, {}, fold.finish_reason or "stop")))
+
+    async def run_all() -> None:
+        try:
+            runs = [run(i, plan, fold) for i, (plan, fold) in enumerate(zip(wanted.plans, folds, strict=True))]
+            await _together(runs)
+            parts.put_nowait(None)
+        except BaseException as error:
+            parts.put_nowait(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    pump = asyncio.ensure_future(run_all())
+    sent = False
+    try:
+        while (part := await parts.get()) is not None:
+            if isinstance(part, BaseException):
+                if not sent:
+                    raise part
+                yield event(as_response(part if isinstance(part, Exception) else RuntimeError())[1])
+                return
+            sent = True
+            yield part
+        options = wanted.request.stream_options
+        if options is not None and options.include_usage:
+            yield event({**identity, "object": "chat.completion.chunk", "choices": [], "usage": usage_of(folds)})
+        yield event("[DONE]")
+    finally:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+
+
+async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest):
+        yield first
+        async for each in rest:
+            yield each

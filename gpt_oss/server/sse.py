@@ -1,0 +1,102 @@
+"""Server-sent events that end when the client does: also while nothing is sent, as during a long prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+T = TypeVar("T")
+KEEP_ALIVE_S = 10.0
+
+
+def event(data: object, name: str | None = None) -> bytes:
+    """One event: a JSON object, or a string as it is."""
+    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+
+
+class GoneError(Exception):
+    """The client has hung up."""
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up. Raises GoneError then."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(gone(request.receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise GoneError
+        return task.result()
+    finally:
+        for each in (task, watch):
+            each.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await each
+
+
+class EventStream(Response):
+    """Sends what the generator gives; a comment keeps the connection alive when it gives nothing for a while."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, body: AsyncGenerator[bytes, None], *, keep_alive: bytes = b": keep-alive\n\n") -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._generator = body
+        self._keep_alive = keep_alive
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sending = asyncio.ensure_future(self._send(send))
+        watch = asyncio.ensure_future(gone(receive))
+        try:
+            await asyncio.wait({sending, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (sending, watch):
+                task.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+            await self._generator.aclose()
+
+    async def _send(self, send: Send) -> None:
+        pieces = aiter(self._generator)
+        while True:
+            piece = await _patiently(pieces, lambda: _body(send, self._keep_alive))
+            if piece is None:
+                break
+            await _body(send, piece)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _body(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _patiently(pieces: AsyncIterator[bytes], keep_alive: Any) -> bytes | None:
+    """The next piece, or None at the end; `keep_alive` is called every KEEP_ALIVE_S until it is there."""
+    task = asyncio.ensure_future(anext(pieces, None))
+    try:
+        while not (await asyncio.wait({task}, timeout=KEEP_ALIVE_S))[0]:
+            await keep_alive()
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task

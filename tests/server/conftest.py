@@ -1,0 +1,91 @@
+"""A live server on a free port, on played-back tokens or on a tiny random checkpoint, and OpenAI's own client."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+from openai import OpenAI
+
+from gpt_oss.backends.base import TokenGenerator
+from gpt_oss.backends.scripted import ScriptedGenerator
+from gpt_oss.load import LoadOptions, load
+from gpt_oss.model.config import ModelConfig
+from gpt_oss.model.factory import write_random_checkpoint
+from gpt_oss.server.app import ServerOptions, create_app
+from gpt_oss.server.runner import Runner
+from gpt_oss.server.service import Service
+from gpt_oss.vocabulary import encode_with_special
+
+
+@dataclass(frozen=True)
+class Live:
+    url: str
+    runner: Runner
+    generator: Any
+
+    def client(self, **options: Any) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, **options)
+
+
+USUAL = ServerOptions()
+
+
+@contextmanager
+def serving(
+    generator: TokenGenerator,
+    options: ServerOptions = USUAL,
+    keys: frozenset[str] = frozenset(),
+    **limits: int,
+) -> Iterator[Live]:
+    runner = Runner(generator, **limits)
+    app = create_app(Service(runner, "tiny", keys), options)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", runner, generator)
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
+            assert not thread.is_alive(), "the server did not end"
+
+
+Scripted = Callable[..., Live]
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    """A server that says these answers, in Harmony's notation, one a round."""
+    with ExitStack() as stack:
+
+        def start(*answers: str, **options: Any) -> Live:
+            script = [encode_with_special(answer) for answer in answers]
+            return stack.enter_context(serving(ScriptedGenerator(script), **options))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def babbling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server on random weights: whatever is asked for must be right by construction."""
+    shape = ModelConfig(
+        num_hidden_layers=2, num_experts=4, experts_per_token=2, hidden_size=32, intermediate_size=32, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    path = write_random_checkpoint(tmp_path_factory.mktemp("server") / "babbler", shape)
+    generator = load(path, LoadOptions(context_tokens=4096, threads=1))
+    with serving(generator) as live:
+        yield live
+    generator.close()
