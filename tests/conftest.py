@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import write_random_checkpoint
+
+# Without a GPU, Triton's kernels run in its interpreter, which must be known before the first of them is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TINY = ModelConfig(
     num_hidden_layers=2,
