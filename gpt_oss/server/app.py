@@ -20,6 +20,7 @@ from gpt_oss import __version__
 from gpt_oss.errors import GptOssError
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.responses import routes as responses_routes
 from gpt_oss.server.service import Service
 from gpt_oss.server.sse import GoneError
 
@@ -45,6 +46,7 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app = FastAPI(title="gpt-oss", version=__version__, lifespan=lifespan)
     app.state.service = service
     app.include_router(chat_routes.router)
+    app.include_router(responses_routes.router)
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Serve a model over HTTP, as OpenAI's API does."""
     _check_address(args)
     try:
         import uvicorn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 T = TypeVar("T")
 KEEP_ALIVE_S = 10.0
+COMMENT = b": keep-alive\n\n"
 
 
 def event(data: object, name: str | None = None) -> bytes:
@@ -49,11 +50,11 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(Response):
-    """Sends what the generator gives; a comment keeps the connection alive when it gives nothing for a while."""
+    """Sends what the generator gives. When it gives nothing for a while, `keep_alive` makes something to send."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, body: AsyncGenerator[bytes, None], *, keep_alive: bytes = b": keep-alive\n\n") -> None:
+    def __init__(self, body: AsyncGenerator[bytes, None], *, keep_alive: Callable[[], bytes] = lambda: COMMENT) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._generator = body
@@ -77,7 +78,7 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         pieces = aiter(self._generator)
         while True:
-            piece = await _patiently(pieces, lambda: _body(send, self._keep_alive))
+            piece = await _patiently(pieces, lambda: _body(send, self._keep_alive()))
             if piece is None:
                 break
             await _body(send, piece)

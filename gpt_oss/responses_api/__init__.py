@@ -1,0 +1,1 @@
+"""The source document's name of the server."""

@@ -1,0 +1,1 @@
+"""POST /v1/responses: inbound.py and outbound.py are pure, routes.py joins them."""

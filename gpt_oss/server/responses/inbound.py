@@ -1,0 +1,294 @@
+"""A Responses request as a plan, and how its tools map back. What is not supported is refused by its field's name."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pydantic
+
+from gpt_oss.errors import HarmonyError, ParameterError
+from gpt_oss.harmony.convert import Aliases, from_responses
+from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar
+from gpt_oss.params import SamplingParams
+from gpt_oss.server.errors import RequestError
+from gpt_oss.server.plan import Plan
+from gpt_oss.tools.functions import declared_function
+from gpt_oss.tools.toolbox import Toolbox
+
+EFFORTS = {
+    "none": "low",
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "high",
+    "max": "high",
+}
+# Tools that clients list among others and that have no meaning here: left out of the prompt, named in the answer.
+HOSTED = (
+    "web_search", "file_search", "computer", "code_interpreter", "image_generation", "mcp", "shell", "local_shell",
+    "tool_search", "apply_patch", "programmatic_tool_calling",
+)  # fmt: skip
+NO_IMAGE = "[an image; this model reads text only]"
+FREE_TEXT = {"type": "string"}
+
+
+class Reasoning(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="ignore")
+    effort: str | None = None
+    summary: str | None = None
+
+
+class Text(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="ignore")
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class ResponsesRequest(pydantic.BaseModel):
+    """The fields that mean something here or are echoed. Others are accepted and have no effect."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    model: str = ""
+    input: str | list[dict[str, Any]] = ""
+    instructions: str | None = None
+    tools: list[dict[str, Any]] = []
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool | None = True
+    reasoning: Reasoning | None = None
+    text: Text | None = None
+    stream: bool | None = False
+    store: bool | None = None
+    background: bool | None = False
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    include: list[str] | None = None
+    max_output_tokens: int | None = pydantic.Field(None, ge=1)
+    max_tool_calls: int | None = pydantic.Field(None, ge=1)
+    temperature: float | None = pydantic.Field(None, ge=0, le=2)
+    top_p: float | None = pydantic.Field(None, gt=0, le=1)
+    top_logprobs: int | None = pydantic.Field(None, ge=0, le=20)
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolName:
+    """What a function of the prompt is to the client. custom: its content is free text, not JSON."""
+
+    name: str
+    namespace: str | None = None
+    custom: bool = False
+
+
+@dataclass(frozen=True)
+class Inbound:
+    """names: by the name in the prompt's tools, before aliases."""
+
+    request: ResponsesRequest
+    plan: Plan
+    names: Mapping[str, ToolName] = field(default_factory=dict)
+
+
+def parse_request(body: Any) -> ResponsesRequest:
+    """Raises RequestError that names the field."""
+    try:
+        return ResponsesRequest.model_validate(body)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("str", "list[dict[str,any]]"))
+        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
+
+
+def inbound(request: ResponsesRequest, *, today: str | None = None) -> Inbound:
+    """Raises RequestError."""
+    _refuse(request)
+    declared = _declared(request.tools)
+    choice = _choice(request, declared)
+    try:
+        prompt = from_responses(
+            _items(request.input),
+            instructions=request.instructions,
+            tools=[tool.declaration for tool in declared],
+            reasoning_effort=_effort(request),
+            text_format=request.text.format if request.text else None,
+            current_date=today or datetime.date.today().isoformat(),
+        )
+        formats = tuple(prompt.conversation.response_formats)
+        params = SamplingParams(
+            temperature=1.0 if request.temperature is None else request.temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            max_tokens=request.max_output_tokens,
+            logprobs=request.top_logprobs if _wants_logprobs(request) else None,
+            grammar=None
+            if not declared and not formats
+            else answer_grammar(
+                functions=[tool.schema(prompt.aliases) for tool in declared],
+                tool_choice=prompt.aliases.in_prompt(choice),
+                response_schema=formats[0].schema if formats else None,
+                strict=frozenset(prompt.aliases.in_prompt(tool.flat) for tool in declared if tool.strict),
+            ),
+        )
+        toolbox = Toolbox.of(declared_function(tool.flat, tool.description, tool.parameters) for tool in declared)
+    except (HarmonyError, ParameterError) as error:
+        word = str(error).split(" ", 1)[0].rstrip(":")
+        known = word.split(".")[0].split("[")[0] in ResponsesRequest.model_fields
+        raise RequestError(str(error), param=word if known else None) from None
+    plan = Plan(tuple(prompt.conversation.messages), toolbox, params, response_formats=formats, aliases=prompt.aliases)
+    return Inbound(request, plan, {tool.flat: tool.name for tool in declared})
+
+
+def _refuse(request: ResponsesRequest) -> None:
+    if request.previous_response_id is not None:
+        raise RequestError(
+            f"there is no response {request.previous_response_id!r}: this server keeps none; send the input again",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    for name in ("background", "conversation", "prompt"):
+        if getattr(request, name):
+            raise RequestError(f"{name} is not supported by this server", param=name)
+
+
+def _wants_logprobs(request: ResponsesRequest) -> bool:
+    return request.top_logprobs is not None or "message.output_text.logprobs" in (request.include or [])
+
+
+def _effort(request: ResponsesRequest) -> str:
+    effort = request.reasoning.effort if request.reasoning else None
+    if effort is None:
+        return "medium"
+    if effort not in EFFORTS:
+        raise RequestError(f"reasoning.effort is one of {', '.join(EFFORTS)}, not {effort!r}", param="reasoning.effort")
+    return EFFORTS[effort]
+
+
+# ---- tools ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """flat: the name in the prompt, before aliases."""
+
+    flat: str
+    name: ToolName
+    description: str
+    parameters: Mapping[str, Any] | None
+    strict: bool = False
+    syntax: Literal["json", "text", "lark", "regex"] = "json"
+    definition: str = ""
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        described = {"type": "function", "name": self.flat, "description": self.description}
+        return described | ({"parameters": dict(self.parameters)} if self.parameters else {})
+
+    def schema(self, aliases: Aliases) -> FunctionSchema:
+        name = aliases.in_prompt(self.flat)
+        if self.syntax == "json":
+            return FunctionSchema(name, self.parameters)
+        return FunctionSchema(name, None, self.syntax, self.definition)
+
+
+def _declared(tools: Sequence[Mapping[str, Any]]) -> list[_Declared]:
+    """Functions and custom tools, those inside namespaces too. Raises RequestError for a tool of no known type."""
+    found: list[_Declared] = []
+
+    def add(tool: Mapping[str, Any], where: str, namespace: str | None = None) -> None:
+        kind = tool.get("type", "function")
+        if kind == "namespace" and namespace is None:
+            for number, inner in enumerate(tool.get("tools") or []):
+                add(inner, f"{where}.tools[{number}]", str(tool.get("name")))
+            return
+        if kind not in ("function", "custom"):
+            if not any(str(kind).startswith(hosted) for hosted in HOSTED):
+                raise RequestError(f"{where}.type {kind!r} is not known", param=f"{where}.type")
+            return
+        name = tool.get("name")
+        if not isinstance(name, str) or not name:
+            raise RequestError(f"{where}.name is missing", param=f"{where}.name")
+        taken = {each.flat for each in found}
+        flat = name if name not in taken else f"{namespace or kind}_{name}"
+        if flat in taken:
+            raise RequestError(f"{where}.name {name!r} is declared twice", param=f"{where}.name")
+        description = tool.get("description") or ""
+        if kind == "function":
+            parameters = tool.get("parameters") or None
+            strict = bool(tool.get("strict"))
+            found.append(_Declared(flat, ToolName(name, namespace), description, parameters, strict))
+            return
+        form = tool.get("format") or {}
+        syntaxes: dict[object, Literal["text", "lark", "regex"]] = {"text": "text", "lark": "lark", "regex": "regex"}
+        syntax = syntaxes.get(form.get("syntax") if form.get("type") == "grammar" else "text")
+        if syntax is None:
+            raise RequestError(f"{where}.format.syntax is lark or regex", param=f"{where}.format.syntax")
+        own = ToolName(name, namespace, custom=True)
+        found.append(_Declared(flat, own, description, FREE_TEXT, False, syntax, form.get("definition") or ""))
+
+    for number, tool in enumerate(tools):
+        add(tool, f"tools[{number}]")
+    return found
+
+
+def _choice(request: ResponsesRequest, declared: Sequence[_Declared]) -> str:
+    """As harmony.grammar has it."""
+    flat: dict[tuple[object, object], str] = {(t.name.namespace, t.name.name): t.flat for t in declared}
+    match request.tool_choice:
+        case "auto" | "none":
+            return str(request.tool_choice)
+        case "required" if declared:
+            return "required"
+        case {"type": "allowed_tools", "mode": ("auto" | "required") as mode, "tools": list(allowed)}:
+            names = [flat.get((t.get("namespace"), t.get("name"))) for t in allowed if isinstance(t, dict)]
+            left = [name for name in names if name]
+            if left:
+                return str(mode) if len(left) > 1 or mode == "auto" else left[0]
+        case {"type": "function" | "custom", "name": str(name)}:
+            namespace = request.tool_choice.get("namespace") if isinstance(request.tool_choice, dict) else None
+            if (namespace, name) in flat:
+                return flat[namespace, name]
+    raise RequestError(
+        "tool_choice is auto, none, required (with tools), or names a declared function or custom tool",
+        param="tool_choice",
+    )
+
+
+# ---- items ----------------------------------------------------------------------------------------------------------
+
+
+def _items(given: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """Items as harmony.convert reads them: custom calls as calls, outputs as text, none of hosted tools."""
+    if isinstance(given, str):
+        return given
+    items = []
+    for number, item in enumerate(given):
+        kind = item.get("type", "message")
+        if kind == "custom_tool_call":
+            items.append({**item, "type": "function_call", "arguments": item.get("input") or ""})
+        elif kind in ("function_call_output", "custom_tool_call_output"):
+            items.append({**item, "type": "function_call_output", "output": _output(item.get("output"))})
+        elif kind == "item_reference":
+            raise RequestError(
+                f"input[{number}] refers to an item, and this server keeps none", param=f"input[{number}]"
+            )
+        elif kind == "reasoning" or kind in ("message", "function_call"):
+            items.append(item)
+        elif not any(kind.startswith(hosted) for hosted in HOSTED):
+            raise RequestError(f"input[{number}].type {kind!r} is not known", param=f"input[{number}].type")
+    return items
+
+
+def _output(output: Any) -> str:
+    """A call's output, which is a string or a list of parts; an image cannot be read, and says so."""
+    if not isinstance(output, list):
+        return output if isinstance(output, str) else ""
+    texts = [part.get("text", NO_IMAGE) if isinstance(part, dict) else str(part) for part in output]
+    return "\n".join(str(text) for text in texts)

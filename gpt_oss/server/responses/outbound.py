@@ -1,0 +1,228 @@
+"""Events of a turn as the Responses API sends them: typed events with sequence numbers, and the Response. Pure."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpt_oss.backends.base import SampledToken
+from gpt_oss.events import Event, MessageDone, MessageStarted, Sampled, TextDelta, TurnDone, Usage
+from gpt_oss.server.responses.inbound import Inbound, ToolName
+from gpt_oss.vocabulary import ENDOFTEXT, token_bytes
+
+Json = dict[str, Any]
+
+
+@dataclass
+class ResponseFold:
+    """One response under way. Every method gives the events to send, in order.
+
+    Calls of functions that were not declared are the turn's affair and are not shown.
+    """
+
+    wanted: Inbound
+    model: str
+    id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
+    created_at: int = field(default_factory=lambda: int(time.time()))
+    status: str = "in_progress"
+    output: list[Json] = field(default_factory=list)
+    usage: Usage | None = None
+    error: Json | None = None
+    incomplete: str | None = None
+    _sequence: int = 0
+    _item: Json | None = None  # under way
+    _text: str = ""
+    _logprobs: list[Json] = field(default_factory=list)
+    _sent_logprobs: int = 0
+
+    def start(self) -> list[Json]:
+        return [self._event("response.created", response=self.response()), self.keep_alive()]
+
+    def keep_alive(self) -> Json:
+        """A real event, for comments do not reset every client's clock."""
+        return self._event("response.in_progress", response=self.response())
+
+    def push(self, event: Event) -> list[Json]:
+        match event:
+            case MessageStarted(header):
+                name = None
+                if header.is_call:
+                    aliases = self.wanted.plan.aliases
+                    name = self.wanted.names.get(aliases.of_recipient(header.recipient or ""))
+                    if name is None:
+                        return []
+                return self._open(header.channel, name)
+            case TextDelta(text) if self._item is not None:
+                return self._delta(text)
+            case Sampled(token) if self._is("message") and token.id < ENDOFTEXT and token.logprob is not None:
+                self._logprobs.append(_logprob(token))
+            case MessageDone(message):
+                return self._close("incomplete" if message.ended_by is None else "completed")
+            case TurnDone(reason, _, usage):
+                self.usage = usage
+                done = reason in ("stop", "tool_calls", "unknown_tools")
+                events = self._close("completed" if done else "incomplete")
+                self.status = "completed" if done else "incomplete"
+                self.incomplete = None if done else "max_output_tokens"
+                return [*events, self._event(f"response.{self.status}", response=self.response())]
+        return []
+
+    def fail(self, code: str, message: str) -> list[Json]:
+        events = self._close("incomplete")
+        self.status, self.error = "failed", {"code": code, "message": message}
+        return [*events, self._event("response.failed", response=self.response())]
+
+    # Items
+
+    def _open(self, channel: str | None, call: ToolName | None) -> list[Json]:
+        self._text, self._logprobs, self._sent_logprobs = "", [], 0
+        item: Json
+        if call is not None:
+            names = {"name": call.name, **({"namespace": call.namespace} if call.namespace else {})}
+            identity = {"call_id": f"call_{uuid.uuid4().hex[:24]}", **names}
+            if call.custom:
+                item = {"type": "custom_tool_call", "id": f"ctc_{uuid.uuid4().hex}", **identity, "input": ""}
+            else:
+                item = {"type": "function_call", "id": f"fc_{uuid.uuid4().hex}", **identity, "arguments": ""}
+                item["status"] = "in_progress"
+        elif channel == "analysis":
+            item = {"type": "reasoning", "id": f"rs_{uuid.uuid4().hex}", "summary": [], "content": []}
+            item |= {"encrypted_content": None, "status": "in_progress"}
+        else:
+            item = {"type": "message", "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "content": []}
+            item["status"] = "in_progress"
+        self._item = item
+        events = [self._event("response.output_item.added", output_index=len(self.output), item=dict(item))]
+        if call is None:
+            events.append(self._event("response.content_part.added", **self._place(), part=self._part()))
+        return events
+
+    def _delta(self, text: str) -> list[Json]:
+        self._text += text
+        if self._is("message"):
+            logprobs = self._logprobs[self._sent_logprobs :]
+            self._sent_logprobs = len(self._logprobs)
+            return [self._event("response.output_text.delta", **self._place(), delta=text, logprobs=logprobs)]
+        if self._is("reasoning"):
+            return [self._event("response.reasoning_text.delta", **self._place(), delta=text)]
+        kind = "custom_tool_call_input" if self._is("custom_tool_call") else "function_call_arguments"
+        return [self._event(f"response.{kind}.delta", **self._item_place(), delta=text)]
+
+    def _close(self, status: str) -> list[Json]:
+        item = self._item
+        if item is None:
+            return []
+        text = self._text
+        events = []
+        match item["type"]:
+            case "message":
+                events.append(
+                    self._event("response.output_text.done", **self._place(), text=text, logprobs=self._logprobs)
+                )
+            case "reasoning":
+                events.append(self._event("response.reasoning_text.done", **self._place(), text=text))
+            case "function_call":
+                item["arguments"] = text
+                done = {"name": item["name"], "arguments": text}
+                events.append(self._event("response.function_call_arguments.done", **self._item_place(), **done))
+            case "custom_tool_call":
+                item["input"] = text
+                events.append(self._event("response.custom_tool_call_input.done", **self._item_place(), input=text))
+        if item["type"] in ("message", "reasoning"):
+            item["content"] = [self._part()]
+            events.append(self._event("response.content_part.done", **self._place(), part=self._part()))
+        if "status" in item:
+            item["status"] = status
+        events.append(self._event("response.output_item.done", output_index=len(self.output), item=dict(item)))
+        self.output.append(item)
+        self._item = None
+        return events
+
+    def _is(self, kind: str) -> bool:
+        return self._item is not None and self._item["type"] == kind
+
+    def _part(self) -> Json:
+        if self._is("reasoning"):
+            return {"type": "reasoning_text", "text": self._text}
+        logprobs = list(self._logprobs)
+        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": logprobs}
+
+    def _item_place(self) -> Json:
+        assert self._item is not None
+        return {"item_id": self._item["id"], "output_index": len(self.output)}
+
+    def _place(self) -> Json:
+        return {**self._item_place(), "content_index": 0}
+
+    def _event(self, kind: str, **fields: Any) -> Json:
+        number, self._sequence = self._sequence, self._sequence + 1
+        return {"type": kind, "sequence_number": number, **fields}
+
+    # The whole
+
+    def response(self) -> Json:
+        """The Response object with all of its fields, as it stands."""
+        request = self.wanted.request
+        reasoning = request.reasoning
+        text_format = (request.text.format if request.text else None) or {"type": "text"}
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created_at,
+            "completed_at": int(time.time()) if self.status == "completed" else None,
+            "status": self.status,
+            "background": False,
+            "error": self.error,
+            "incomplete_details": {"reason": self.incomplete} if self.incomplete else None,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "max_tool_calls": request.max_tool_calls,
+            "metadata": request.metadata or {},
+            "model": self.model,
+            "output": [dict(item) for item in self.output],
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "prompt_cache_key": request.prompt_cache_key,
+            "reasoning": {
+                "effort": (reasoning.effort if reasoning else None) or "medium",
+                "summary": reasoning.summary if reasoning else None,
+            },
+            "safety_identifier": request.safety_identifier,
+            "service_tier": "default",
+            "store": False,
+            "temperature": 1.0 if request.temperature is None else request.temperature,
+            "text": {
+                "format": text_format,
+                "verbosity": (request.text.verbosity if request.text else None) or "medium",
+            },
+            "tool_choice": request.tool_choice,
+            "tools": request.tools,
+            "top_logprobs": request.top_logprobs or 0,
+            "top_p": 1.0 if request.top_p is None else request.top_p,
+            "truncation": request.truncation or "disabled",
+            "usage": None if self.usage is None else usage_of(self.usage),
+            "user": request.user,
+        }
+
+
+def usage_of(usage: Usage) -> Mapping[str, Any]:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.output_tokens,
+    }
+
+
+def _logprob(token: SampledToken) -> Json:
+    top = [_token(identifier, logprob) for identifier, logprob in token.top_logprobs]
+    return {**_token(token.id, token.logprob or 0.0), "top_logprobs": top}
+
+
+def _token(identifier: int, logprob: float) -> Json:
+    raw = token_bytes(identifier)
+    return {"token": raw.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
