@@ -76,7 +76,7 @@ def _prefill(
     queries = tl.load(q + at, mask=inside[:, None], other=0.0)
 
     first_position = tl.load(positions + first_token)
-    first_key = tl.maximum(first_position - window + 1, 0) // KEYS * KEYS
+    first_key = tl.maximum(first_position - window + 1, 0)  # exactly: blocks before it may be freed
     end_key = first_position + end_token - first_token
     best = tl.load(sinks + query_head).to(tl.float32) * LOG2E
     total = tl.full((ROWS,), 1.0, tl.float32)
@@ -105,7 +105,7 @@ def _decode(
     query = token.to(tl.int64) * HEADS + head * GROUP + tl.minimum(row, GROUP - 1)
     queries = tl.load(q + query[:, None] * DIM + i[None, :], mask=inside[:, None], other=0.0)
 
-    first_key = tl.maximum(position - window + 1, 0) // KEYS * KEYS
+    first_key = tl.maximum(position - window + 1, 0)
     keys_each = ((position + 1 - first_key + KEYS - 1) // KEYS + SPLITS - 1) // SPLITS * KEYS
     first_key += split * keys_each
     best = tl.load(sinks + head * GROUP + tl.minimum(row, GROUP - 1)).to(tl.float32) * LOG2E

@@ -1,4 +1,4 @@
-"""Where the kernels are tested: on the GPU when there is one, else in Triton's interpreter (slow, so shapes are tiny)."""
+"""Where kernels are tested: on the GPU when there is one, else in Triton's interpreter (slow: shapes are tiny)."""
 
 from __future__ import annotations
 

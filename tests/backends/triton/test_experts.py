@@ -38,10 +38,7 @@ def test_padding_chooses_nobody(device: str) -> None:
 
 def rows_of_tiles(groups: route.Groups) -> list[int]:
     return [
-        pair
-        for expert, first, end in groups.tiles.tolist()
-        if expert >= 0
-        for pair in groups.order[first:end].tolist()
+        pair for expert, first, end in groups.tiles.tolist() if expert >= 0 for pair in groups.order[first:end].tolist()
     ]
 
 
