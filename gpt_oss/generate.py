@@ -20,7 +20,9 @@ from gpt_oss.vocabulary import CALL, ENDOFTEXT, RETURN, StreamDecoder, encode_or
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, a model.bin, a downloaded org/name, or demo")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a folder, a model.bin, a downloaded org/name, or demo"
+    )
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", default="How are you?", help='text to continue; "-" reads it from stdin')
     prompt.add_argument("--prompt-tokens", metavar="IDS", help="the prompt as token ids: 1,2,3")

@@ -1,7 +1,7 @@
 """Compile every kernel as the released models launch it, for GPUs that need not be here: `python -m … sm_90 sm_89`.
 
-Prints a JSON object for each kernel and target: registers and spilled bytes of a thread, shared memory of a program. The
-wrappers run on tensors without memory; instead of a launch, a kernel is compiled for the arguments that it was given.
+Prints a JSON object for each kernel and target: registers and spilled bytes of a thread, shared memory of a program.
+Wrappers run on tensors without memory; instead of a launch, a kernel is compiled for the arguments that it was given.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ def main() -> None:
         large = name in ("sm_80", "sm_90", "sm_100")
 
         def compile_and_report(kernel: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-            made = compiled(kernel, arguments, keywords, target)  # noqa: B023
-            report = {"target": name, "launch": launch, "kernel": kernel.__name__, "shared": made.metadata.shared}  # noqa: B023
-            if nvidia:  # noqa: B023
+            made = compiled(kernel, arguments, keywords, target)
+            report = {"target": name, "launch": launch, "kernel": kernel.__name__, "shared": made.metadata.shared}
+            if nvidia:
                 registers, spilled = usage(made.asm["cubin"])
                 report |= {"registers": registers, "spilled": spilled}
             print(json.dumps(report), flush=True)
 
         def instead_of_launching(kernel: Any, _grid: Any) -> Callable[..., None]:
-            return lambda *arguments, **keywords: compile_and_report(kernel, arguments, keywords)  # noqa: B023
+            return lambda *arguments, **keywords: compile_and_report(kernel, arguments, keywords)
 
         with mock.patch.object(JITFunction, "__getitem__", instead_of_launching):
             for launch, start in launches(200 * 1024 if large else 99 * 1024):
