@@ -105,6 +105,7 @@ __all__ = [
     "Event",
     "MessageDone",
     "MessageStarted",
+    "ParsedMessage",
     "Repaired",
     "RoundStarted",
     "Sampled",

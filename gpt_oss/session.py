@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from openai_harmony import Author, DeveloperContent, Message, Role, SystemContent, TextContent
+from openai_harmony import Author, DeveloperContent, Message, Role, TextContent
 
 from gpt_oss.backends.base import TokenGenerator
 from gpt_oss.errors import ParameterError
@@ -223,12 +223,7 @@ def head_messages(
     toolbox: Toolbox, instructions: str, reasoning_effort: str, current_date: str | None
 ) -> Sequence[Message]:
     """The system message with the built-in tools; the developer message with the functions, if it says anything."""
-    system = system_message(reasoning_effort, current_date)
-    content = system.content[0]
-    assert isinstance(content, SystemContent)
-    for namespace in toolbox.namespaces:
-        content = content.with_tools(namespace)
-    head = [Message.from_role_and_content(Role.SYSTEM, content)]
+    head = [system_message(reasoning_effort, current_date, toolbox.namespaces)]
     text = "\n\n".join(part for part in (instructions, *(tool.instruction for tool in toolbox.functions)) if part)
     developer = DeveloperContent.new()
     if text:

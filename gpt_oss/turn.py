@@ -58,13 +58,15 @@ KEPT_SHARE = 5 / 8
 @dataclass(frozen=True)
 class TurnLimits:
     """rounds: how often the model may speak. tokens: sampled in the whole turn. seconds: of wall time, tools included.
-    unknown_calls: how often it is told that a tool does not exist before the turn ends.
+    unknown_calls: how often it is told that a tool does not exist before the turn ends. drop_oldest: a history that
+    does not fit loses its oldest turns; without, it is refused.
     """
 
     rounds: int = 64
     tokens: int | None = None
     seconds: float | None = None
     unknown_calls: int = 3
+    drop_oldest: bool = True
 
 
 USUAL_LIMITS = TurnLimits()
@@ -161,7 +163,8 @@ class Turn:
         head, turns = split_turns(self._history)
         tokens = before = self._render(head, turns)
         dropped = 0
-        while len(tokens) > (int(context * KEPT_SHARE) if dropped else most) and dropped < len(turns) - 1:
+        droppable = len(turns) - 1 if self._limits.drop_oldest else 0
+        while len(tokens) > (int(context * KEPT_SHARE) if dropped else most) and dropped < droppable:
             dropped += 1
             tokens = self._render(head, turns[dropped:])
         if dropped:

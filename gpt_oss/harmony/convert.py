@@ -20,6 +20,7 @@ from openai_harmony import (
     SystemContent,
     TextContent,
     ToolDescription,
+    ToolNamespaceConfig,
 )
 
 from gpt_oss.errors import HarmonyError
@@ -76,7 +77,11 @@ class Prompt:
     aliases: Aliases
 
 
-def system_message(reasoning_effort: str | None = None, current_date: str | None = None) -> Message:
+def system_message(
+    reasoning_effort: str | None = None,
+    current_date: str | None = None,
+    built_in: Sequence[ToolNamespaceConfig] = (),
+) -> Message:
     """Raises HarmonyError for an effort that is none of low, medium and high."""
     content = SystemContent.new()
     if reasoning_effort is not None:
@@ -85,6 +90,8 @@ def system_message(reasoning_effort: str | None = None, current_date: str | None
         content = content.with_reasoning_effort(EFFORTS[reasoning_effort])
     if current_date is not None:
         content = content.with_conversation_start_date(wanted(current_date, STRING, "current_date"))
+    for namespace in built_in:
+        content = content.with_tools(namespace)
     return Message.from_role_and_content(Role.SYSTEM, content)
 
 
@@ -117,6 +124,7 @@ def _prompt(
     reasoning_effort: str | None,
     formats: Sequence[ResponseFormat],
     current_date: str | None,
+    built_in: Sequence[ToolNamespaceConfig] = (),
 ) -> Prompt:
     """A conversation of Chat Completions messages, each with the name that it goes by in an error."""
     functions = [_function(tool, f"tools[{i}]") for i, tool in _items([] if tools is None else tools, "tools")]
@@ -147,7 +155,7 @@ def _prompt(
                 )
     descriptions = [function.model_copy(update={"name": aliases.in_prompt(function.name)}) for function in functions]
     developer = developer_message("\n\n".join(instructions), descriptions)
-    head = [system_message(reasoning_effort, current_date), *([developer] if developer else [])]
+    head = [system_message(reasoning_effort, current_date, built_in), *([developer] if developer else [])]
     return Prompt(Conversation([*head, *body], formats), aliases)
 
 
@@ -236,10 +244,12 @@ def from_responses(
     reasoning_effort: str | None = None,
     text_format: Json | None = None,
     current_date: str | None = None,
+    built_in: Sequence[ToolNamespaceConfig] = (),
 ) -> Prompt:
     """Responses input items as a conversation: messages, reasoning, function calls and their outputs.
 
-    text_format: the request's `text.format`. Raises HarmonyError, naming item and field.
+    text_format: the request's `text.format`. built_in: tools of the system message. Raises HarmonyError, naming item
+    and field.
     """
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
@@ -253,7 +263,7 @@ def from_responses(
         if message is not None:
             chat.append((where, message))
     formats = _formats(text_format, "text.format")
-    return _prompt(chat, tools, reasoning_effort, formats, current_date)
+    return _prompt(chat, tools, reasoning_effort, formats, current_date, built_in)
 
 
 def _from_item(item: Json, where: str) -> Json | None:

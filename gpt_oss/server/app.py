@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import json
 import logging
 import time
@@ -14,39 +14,56 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_oss import __version__
 from gpt_oss.errors import GptOssError
+from gpt_oss.server import conversations
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses import routes as responses_routes
 from gpt_oss.server.service import Service
 from gpt_oss.server.sse import GoneError
+from gpt_oss.server.state.store import Store, StoreError
 
 OPEN_PATHS = frozenset({"/health"})  # without a key
 CLIENT_CLOSED = 499
+FORGET_EVERY_S = 3600.0
 log = logging.getLogger("gpt_oss.server")
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """largest_body: of a request, in bytes. drain_s: how long the end waits for answers under way."""
+    """largest_body: of a request, in bytes. drain_s: how long the end waits for answers under way. origins: of web
+    pages that may ask. ollama: whether its API is there as well. log_prompts: requests' bodies go into the log."""
 
     largest_body: int = 32 << 20
     drain_s: float = 30.0
+    origins: tuple[str, ...] = ()
+    ollama: bool = False
+    log_prompts: bool = False
 
 
 def create_app(service: Service, options: ServerOptions = ServerOptions()) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        housekeeping = None
+        if service.store is not None:
+            await service.store.mark_interrupted()
+            housekeeping = asyncio.ensure_future(_housekeeping(service.store))
         yield
+        if housekeeping is not None:
+            housekeeping.cancel()
         await service.runner.drain(options.drain_s)
+        for live in list(service.live.values()):
+            await live.stop()
 
     app = FastAPI(title="gpt-oss", version=__version__, lifespan=lifespan)
     app.state.service = service
     app.include_router(chat_routes.router)
     app.include_router(responses_routes.router)
+    app.include_router(conversations.router)
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
@@ -86,8 +103,21 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app.add_exception_handler(UnicodeDecodeError, no_json)
     app.add_exception_handler(GptOssError, failed)
     app.add_exception_handler(Exception, failed)
-    app.add_middleware(Gate, service=service, largest_body=options.largest_body)
+    app.add_middleware(Gate, service=service, options=options)
+    if options.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(options.origins), allow_methods=["*"], allow_headers=["*"]
+        )
     return app
+
+
+async def _housekeeping(store: Store) -> None:
+    while True:
+        try:
+            await store.forget_old()
+        except StoreError:
+            log.exception("old responses could not be deleted")
+        await asyncio.sleep(FORGET_EVERY_S)
 
 
 def _model(service: Service) -> dict[str, object]:
@@ -107,10 +137,11 @@ class _TooLargeError(Exception):
 class Gate:
     """Who may come in, and how much they may bring; gives every request an id and writes a line about it."""
 
-    def __init__(self, app: ASGIApp, service: Service, largest_body: int) -> None:
+    def __init__(self, app: ASGIApp, service: Service, options: ServerOptions) -> None:
         self._app = app
         self._service = service
-        self._largest = largest_body
+        self._largest = options.largest_body
+        self._log_prompts = options.log_prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,6 +158,8 @@ class Gate:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
+            if self._log_prompts and message.get("body"):
+                log.info("%s body %s", identity, message["body"].decode(errors="replace"))
             if size > self._largest:
                 raise _TooLargeError
             return message
@@ -156,7 +189,7 @@ class Gate:
         if not self._service.keys or path in OPEN_PATHS:
             return None
         shown = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
-        if any(hmac.compare_digest(shown.encode(), key.encode()) for key in self._service.keys):
+        if self._service.keys.allow(shown):
             return None
         return RequestError("a valid API key is needed", status=401, code="invalid_api_key")
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ipaddress
 import logging
+import os
+import socket
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpt_oss.errors import MissingDependencyError, ParameterError
+from gpt_oss.errors import GptOssError, MissingDependencyError, ParameterError
 from gpt_oss.generate import add_load_arguments, load_options
+
+if TYPE_CHECKING:
+    from gpt_oss.server.hosted import Hosted
+
+OLLAMA_PORT = 11434
+log = logging.getLogger("gpt_oss.server")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +31,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder, a model.bin, or a downloaded org/name (default: demo, the tiny model of this package)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--port", type=int, help="default: 8000")
     parser.add_argument("--model-name", metavar="NAME", help="the name that clients see (default: the checkpoint's)")
     parser.add_argument(
         "--api-key", action="append", default=[], metavar="KEY", help="what clients must show; repeatable"
     )
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="hashes of the keys that clients may show")
+    parser.add_argument("--new-key", metavar="NAME", help="add a key to --key-file, print it once, and end")
     parser.add_argument("--no-key", action="store_true", help="serve beyond this machine without a key")
+    parser.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="web pages that may ask; repeatable (default: none)",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="where responses are kept: a file or postgres://… (default: a file of this user's)",
+    )
+    parser.add_argument("--no-store", action="store_true", help="keep nothing on disk")
+    parser.add_argument(
+        "--retention", type=float, default=30, metavar="DAYS", help="0: for ever (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--no-code-interpreter", action="store_true", help="do not run code for clients that declare code_interpreter"
+    )
+    parser.add_argument(
+        "--python-sandbox", default="auto", metavar="NAME", help="what the code runs in (default: auto)"
+    )
+    parser.add_argument(
+        "--browser-backend",
+        metavar="NAME",
+        help="for clients that declare web_search: exa, youcom, searxng, local, demo",
+    )
+    parser.add_argument("--max-time", type=float, metavar="SECONDS", help="of one answer")
+    parser.add_argument("--log-prompts", action="store_true", help="write what is asked and said into the log")
+    parser.add_argument(
+        "--ollama-compatible", action="store_true", help="also Ollama's API, on its port 11434 unless --port says other"
+    )
     parser.add_argument("--max-concurrent", type=int, default=32, help="answers at a time (default: %(default)s)")
     parser.add_argument("--max-queue", type=int, default=128, help="requests that may wait (default: %(default)s)")
     parser.add_argument("--drain", type=float, default=30.0, metavar="SECONDS", help="to finish at the end")
@@ -34,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve a model over HTTP, as OpenAI's API does."""
+    if args.new_key is not None:
+        return _new_key(args)
+    args.port = args.port or (OLLAMA_PORT if args.ollama_compatible else 8000)
     _check_address(args)
     try:
         import uvicorn
@@ -44,21 +92,82 @@ def run(args: argparse.Namespace) -> int:
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
     from gpt_oss.load import load
+    from gpt_oss.server.keys import Keys, read_keys
     from gpt_oss.server.runner import Runner
     from gpt_oss.server.service import Service
+    from gpt_oss.server.state.memory import Seal, key_in
+    from gpt_oss.server.state.store import Store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    keys = Keys(frozenset(args.api_key), read_keys(args.key_file) if args.key_file else ())
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpt-oss"
+    hosted = _hosted(args)
+    store = None
+    if not args.no_store:
+        owner = f"{socket.gethostname()}:{args.port}"
+        store = Store(args.store or str(state / "server.db"), owner=owner, retention_days=args.retention)
+    seal = Seal() if args.no_store else Seal(key_in(state / "seal.key"))
     generator = load(args.checkpoint, load_options(args))
     try:
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
         runner = Runner(generator, max_concurrent=args.max_concurrent, max_queue=args.max_queue)
-        service = Service(runner, args.model_name or model_label(args.checkpoint), frozenset(args.api_key))
-        app = create_app(service, ServerOptions(drain_s=args.drain))
+        name = args.model_name or model_label(args.checkpoint)
+        service = Service(runner, name, keys, store, seal, hosted=hosted, longest_s=args.max_time)
+        options = ServerOptions(
+            drain_s=args.drain,
+            origins=tuple(args.cors),
+            ollama=args.ollama_compatible,
+            log_prompts=args.log_prompts,
+        )
+        app = create_app(service, options)
         print(f"Serving {service.model} on http://{args.host}:{args.port}/v1 ({generator.name})", file=sys.stderr)
         uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=int(args.drain))
     finally:
         generator.close()
+        if store is not None:
+            store.close()
     return 0
+
+
+def _new_key(args: argparse.Namespace) -> int:
+    from gpt_oss.server.keys import new_key
+
+    if args.key_file is None:
+        raise ParameterError("--new-key needs --key-file, to which its hash is added")
+    print(new_key(args.key_file, args.new_key))
+    return 0
+
+
+def _hosted(args: argparse.Namespace) -> Hosted:
+    """web_search where a backend is known, code_interpreter where a sandbox works; both are tried now."""
+    from gpt_oss.server.hosted import Hosted
+    from gpt_oss.tools.python_docker.docker_tool import PythonTool
+    from gpt_oss.tools.sandbox import open_sandbox
+    from gpt_oss.tools.simple_browser import SimpleBrowserTool
+    from gpt_oss.tools.simple_browser.backend import choose_backend
+
+    async def try_sandbox() -> None:
+        await (await open_sandbox(args.python_sandbox)).close()
+
+    web = code = None
+    name = args.browser_backend or ("demo" if args.checkpoint == "demo" else None)
+    try:
+        choose_backend(name)
+    except ParameterError as error:
+        if args.browser_backend:
+            raise
+        log.info("web_search is off: %s", error)
+    else:
+        web = lambda: SimpleBrowserTool(choose_backend(name))  # noqa: E731
+    if not args.no_code_interpreter:
+        try:
+            asyncio.run(try_sandbox())
+        except GptOssError as error:
+            log.warning("code_interpreter is off: %s", error)
+        else:
+            code = lambda: PythonTool(args.python_sandbox, stateful=True)  # noqa: E731
+    return Hosted(web, code)
 
 
 def _check_address(args: argparse.Namespace) -> None:
@@ -67,9 +176,10 @@ def _check_address(args: argparse.Namespace) -> None:
         local = args.host == "localhost" or ipaddress.ip_address(args.host).is_loopback
     except ValueError:
         local = False
-    if not (local or args.api_key or args.no_key):
+    if not (local or args.api_key or args.key_file or args.no_key):
         raise ParameterError(
-            f"{args.host} can be reached by others", hint="Set --api-key, or say --no-key if that is meant."
+            f"{args.host} can be reached by others",
+            hint="Set --api-key or --key-file, or say --no-key if that is meant.",
         )
     if not 0 < args.port < 65536:
         raise ParameterError(f"a port is 1 to 65535, not {args.port}")

@@ -5,23 +5,37 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
+from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted
+from gpt_oss.server.keys import Keys
 from gpt_oss.server.runner import Runner
+from gpt_oss.server.state.memory import Memory, Seal
+from gpt_oss.server.state.store import Store
+
+if TYPE_CHECKING:
+    from gpt_oss.server.responses.live import LiveResponse
 
 
 @dataclass
 class Service:
     """model: the name under which the one model of this server goes; any name in a request is answered by it.
 
-    keys: what a client may show; none, and everybody may ask.
+    keys: what a client may show; none, and everybody may ask. store: None, and nothing is kept. live: responses under
+    way that can be asked for by id. longest_s: of an answer, tools included.
     """
 
     runner: Runner
     model: str
-    keys: frozenset[str] = frozenset()
+    keys: Keys = field(default_factory=Keys)
+    store: Store | None = None
+    seal: Seal = field(default_factory=Seal)
+    memory: Memory = field(default_factory=Memory)
+    hosted: Hosted = NOTHING_HOSTED
+    longest_s: float | None = None
+    live: dict[str, LiveResponse] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
 
     def identity(self, prefix: str) -> dict[str, Any]:

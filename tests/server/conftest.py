@@ -20,8 +20,11 @@ from gpt_oss.load import LoadOptions, load
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import write_random_checkpoint
 from gpt_oss.server.app import ServerOptions, create_app
+from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted
+from gpt_oss.server.keys import Keys
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service
+from gpt_oss.server.state.store import Store
 from gpt_oss.vocabulary import encode_with_special
 
 
@@ -34,6 +37,10 @@ class Live:
     def client(self, **options: Any) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, **options)
 
+    def any_client(self, **options: Any) -> Any:
+        """The same, for requests and answers that the SDK's types make a burden of."""
+        return self.client(**options)
+
 
 USUAL = ServerOptions()
 
@@ -43,10 +50,12 @@ def serving(
     generator: TokenGenerator,
     options: ServerOptions = USUAL,
     keys: frozenset[str] = frozenset(),
+    store: Store | None = None,
+    hosted: Hosted = NOTHING_HOSTED,
     **limits: int,
 ) -> Iterator[Live]:
     runner = Runner(generator, **limits)
-    app = create_app(Service(runner, "tiny", keys), options)
+    app = create_app(Service(runner, "tiny", Keys(keys), store, hosted=hosted), options)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -36,7 +36,8 @@ async def test_a_response_from_its_beginning_to_its_end(store: Store) -> None:
     sent = [{"sequence_number": n, "type": "x"} for n in range(5)]
     await store.finish(body("resp_1", "completed", output=[]), sent)
     found = await store.response("resp_1")
-    assert found is not None and found.body["status"] == "completed"
+    assert found is not None
+    assert found.body["status"] == "completed"
     assert [event["sequence_number"] for event in await store.events_after("resp_1", 2)] == [3, 4]
     assert await store.delete("resp_1")
     assert not await store.delete("resp_1")

@@ -16,6 +16,7 @@ from gpt_oss.server.errors import RequestError
 from gpt_oss.server.plan import Plan, grammar_of
 from gpt_oss.tools.functions import declared_function
 from gpt_oss.tools.toolbox import Toolbox
+from gpt_oss.turn import TurnLimits
 
 MOST_CHOICES = 16
 MOST_TOP_LOGPROBS = 20
@@ -122,6 +123,7 @@ def inbound(request: ChatRequest, *, today: str | None = None) -> Inbound:
         tuple(prompt.conversation.messages),
         toolbox,
         params,
+        TurnLimits(drop_oldest=False),
         response_formats=formats,
         aliases=prompt.aliases,
         stop_texts=tuple(text for text in stops if text),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from gpt_oss.events import Event
-from gpt_oss.server.chat_completions.inbound import Inbound, inbound, parse_request
+from gpt_oss.server.chat_completions.inbound import ChatRequest, Inbound, inbound, parse_request
 from gpt_oss.server.chat_completions.outbound import ChoiceFold, chunk, completion, usage_of
 from gpt_oss.server.errors import as_response
 from gpt_oss.server.plan import Plan
@@ -20,19 +20,39 @@ from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import EventStream, event, unless_gone
 
 router = APIRouter()
+REASONING_NAMES = ("reasoning", "reasoning_content", "thinking")
 
 
 @router.post("/v1/chat/completions")
 async def create(request: Request) -> Response:
     """An answer, or with `stream` a stream of its parts."""
     service = service_of(request)
-    wanted = inbound(parse_request(await request.json()))
+    wanted = inbound(_with_reasoning(service, parse_request(await request.json())))
     if not wanted.request.stream:
         return JSONResponse(await unless_gone(request, _answer(service, wanted)))
     parts = _stream(service, wanted)
     # The first event tells whether the request can be served at all: until then an error is an error with its status.
     first = await unless_gone(request, anext(parts))
     return EventStream(_with_first(first, parts))
+
+
+def _with_reasoning(service: Service, wanted: ChatRequest) -> ChatRequest:
+    """Most clients send calls back without the reasoning that led to them: it is put back by the call's id."""
+    messages = []
+    for message in wanted.messages:
+        calls = message.get("tool_calls")
+        if isinstance(calls, list) and calls and not any(message.get(name) for name in REASONING_NAMES):
+            first = calls[0].get("id") if isinstance(calls[0], dict) else None
+            text = service.memory.recall(first) if isinstance(first, str) else None
+            if text:
+                message = {**message, "reasoning": text}
+        messages.append(message)
+    return wanted.model_copy(update={"messages": messages})
+
+
+def _remember(service: Service, folds: Sequence[ChoiceFold]) -> None:
+    for fold in folds:
+        service.memory.remember([call["id"] for call in fold.calls], fold.reasoning)
 
 
 async def _answer(service: Service, wanted: Inbound) -> dict[str, Any]:
@@ -44,6 +64,7 @@ async def _answer(service: Service, wanted: Inbound) -> dict[str, Any]:
                 fold.push(each)
 
     await _together([run(plan, fold) for plan, fold in zip(wanted.plans, folds, strict=True)])
+    _remember(service, folds)
     return completion(service.identity("chatcmpl-"), folds, logprobs=wanted.logprobs)
 
 
@@ -92,6 +113,7 @@ async def _stream(service: Service, wanted: Inbound) -> AsyncGenerator[bytes, No
         try:
             runs = [run(i, plan, fold) for i, (plan, fold) in enumerate(zip(wanted.plans, folds, strict=True))]
             await _together(runs)
+            _remember(service, folds)
             parts.put_nowait(None)
         except BaseException as error:
             parts.put_nowait(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pydantic
@@ -14,9 +14,11 @@ from gpt_oss.harmony.convert import Aliases, from_responses
 from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.errors import RequestError
+from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted, is_hosted, recipient_of
 from gpt_oss.server.plan import Plan
 from gpt_oss.tools.functions import declared_function
 from gpt_oss.tools.toolbox import Toolbox
+from gpt_oss.turn import TurnLimits
 
 EFFORTS = {
     "none": "low",
@@ -27,11 +29,7 @@ EFFORTS = {
     "xhigh": "high",
     "max": "high",
 }
-# Tools that clients list among others and that have no meaning here: left out of the prompt, named in the answer.
-HOSTED = (
-    "web_search", "file_search", "computer", "code_interpreter", "image_generation", "mcp", "shell", "local_shell",
-    "tool_search", "apply_patch", "programmatic_tool_calling",
-)  # fmt: skip
+SUMMARY = "What was said before this, in short:"
 NO_IMAGE = "[an image; this model reads text only]"
 FREE_TEXT = {"type": "string"}
 
@@ -91,11 +89,12 @@ class ToolName:
 
 @dataclass(frozen=True)
 class Inbound:
-    """names: by the name in the prompt's tools, before aliases."""
+    """names: by the name in the prompt's tools, before aliases. conversation: the id of the one that it goes on."""
 
     request: ResponsesRequest
     plan: Plan
     names: Mapping[str, ToolName] = field(default_factory=dict)
+    conversation: str | None = None
 
 
 def parse_request(body: Any) -> ResponsesRequest:
@@ -108,19 +107,33 @@ def parse_request(body: Any) -> ResponsesRequest:
         raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
 
 
-def inbound(request: ResponsesRequest, *, today: str | None = None) -> Inbound:
-    """Raises RequestError."""
-    _refuse(request)
+def inbound(
+    request: ResponsesRequest,
+    items: Sequence[Mapping[str, Any]] | None = None,
+    hosted: Hosted = NOTHING_HOSTED,
+    *,
+    conversation: str | None = None,
+    today: str | None = None,
+) -> Inbound:
+    """items: everything said so far, the request's input at its end, where that is not all (see history.py).
+
+    Raises RequestError.
+    """
+    if request.prompt:
+        raise RequestError("prompt templates are not kept by this server", param="prompt")
     declared = _declared(request.tools)
-    choice = _choice(request, declared)
+    built_in = hosted.tools([tool.get("type") for tool in request.tools])
+    recipients = Toolbox(tuple(built_in)).recipients
+    choice = _choice(request, declared, recipients)
     try:
         prompt = from_responses(
-            _items(request.input),
+            _items(request.input if items is None else items),
             instructions=request.instructions,
             tools=[tool.declaration for tool in declared],
             reasoning_effort=_effort(request),
             text_format=request.text.format if request.text else None,
             current_date=today or datetime.date.today().isoformat(),
+            built_in=[tool.tool_config for tool in built_in],
         )
         formats = tuple(prompt.conversation.response_formats)
         params = SamplingParams(
@@ -129,33 +142,28 @@ def inbound(request: ResponsesRequest, *, today: str | None = None) -> Inbound:
             max_tokens=request.max_output_tokens,
             logprobs=request.top_logprobs if _wants_logprobs(request) else None,
             grammar=None
-            if not declared and not formats
+            if not declared and not built_in and not formats
             else answer_grammar(
                 functions=[tool.schema(prompt.aliases) for tool in declared],
-                tool_choice=prompt.aliases.in_prompt(choice),
+                builtin=recipients,
+                tool_choice=choice if choice in recipients else prompt.aliases.in_prompt(choice),
                 response_schema=formats[0].schema if formats else None,
                 strict=frozenset(prompt.aliases.in_prompt(tool.flat) for tool in declared if tool.strict),
             ),
         )
-        toolbox = Toolbox.of(declared_function(tool.flat, tool.description, tool.parameters) for tool in declared)
+        functions = [declared_function(tool.flat, tool.description, tool.parameters) for tool in declared]
+        toolbox = Toolbox.of([*built_in, *functions])
     except (HarmonyError, ParameterError) as error:
         word = str(error).split(" ", 1)[0].rstrip(":")
         known = word.split(".")[0].split("[")[0] in ResponsesRequest.model_fields
         raise RequestError(str(error), param=word if known else None) from None
-    plan = Plan(tuple(prompt.conversation.messages), toolbox, params, response_formats=formats, aliases=prompt.aliases)
-    return Inbound(request, plan, {tool.flat: tool.name for tool in declared})
-
-
-def _refuse(request: ResponsesRequest) -> None:
-    if request.previous_response_id is not None:
-        raise RequestError(
-            f"there is no response {request.previous_response_id!r}: this server keeps none; send the input again",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
-    for name in ("background", "conversation", "prompt"):
-        if getattr(request, name):
-            raise RequestError(f"{name} is not supported by this server", param=name)
+    limits = TurnLimits(drop_oldest=request.truncation == "auto")
+    if request.max_tool_calls is not None:
+        limits = replace(limits, rounds=request.max_tool_calls + 1)
+    plan = Plan(
+        tuple(prompt.conversation.messages), toolbox, params, limits, response_formats=formats, aliases=prompt.aliases
+    )
+    return Inbound(request, plan, {tool.flat: tool.name for tool in declared}, conversation)
 
 
 def _wants_logprobs(request: ResponsesRequest) -> bool:
@@ -209,7 +217,7 @@ def _declared(tools: Sequence[Mapping[str, Any]]) -> list[_Declared]:
                 add(inner, f"{where}.tools[{number}]", str(tool.get("name")))
             return
         if kind not in ("function", "custom"):
-            if not any(str(kind).startswith(hosted) for hosted in HOSTED):
+            if not is_hosted(kind):
                 raise RequestError(f"{where}.type {kind!r} is not known", param=f"{where}.type")
             return
         name = tool.get("name")
@@ -238,16 +246,17 @@ def _declared(tools: Sequence[Mapping[str, Any]]) -> list[_Declared]:
     return found
 
 
-def _choice(request: ResponsesRequest, declared: Sequence[_Declared]) -> str:
+def _choice(request: ResponsesRequest, declared: Sequence[_Declared], recipients: Sequence[str]) -> str:
     """As harmony.grammar has it."""
     flat: dict[tuple[object, object], str] = {(t.name.namespace, t.name.name): t.flat for t in declared}
     match request.tool_choice:
         case "auto" | "none":
             return str(request.tool_choice)
-        case "required" if declared:
+        case "required" if declared or recipients:
             return "required"
         case {"type": "allowed_tools", "mode": ("auto" | "required") as mode, "tools": list(allowed)}:
-            names = [flat.get((t.get("namespace"), t.get("name"))) for t in allowed if isinstance(t, dict)]
+            named = [t for t in allowed if isinstance(t, dict)]
+            names = [flat.get((t.get("namespace"), t.get("name"))) or recipient_of(str(t.get("type"))) for t in named]
             left = [name for name in names if name]
             if left:
                 return str(mode) if len(left) > 1 or mode == "auto" else left[0]
@@ -255,8 +264,10 @@ def _choice(request: ResponsesRequest, declared: Sequence[_Declared]) -> str:
             namespace = request.tool_choice.get("namespace") if isinstance(request.tool_choice, dict) else None
             if (namespace, name) in flat:
                 return flat[namespace, name]
+        case {"type": str(kind)} if recipient_of(kind) in recipients:
+            return str(recipient_of(kind))
     raise RequestError(
-        "tool_choice is auto, none, required (with tools), or names a declared function or custom tool",
+        "tool_choice is auto, none, required (with tools), or names a tool that is declared and that this server has",
         param="tool_choice",
     )
 
@@ -264,11 +275,11 @@ def _choice(request: ResponsesRequest, declared: Sequence[_Declared]) -> str:
 # ---- items ----------------------------------------------------------------------------------------------------------
 
 
-def _items(given: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+def _items(given: str | Sequence[Mapping[str, Any]]) -> str | list[Mapping[str, Any]]:
     """Items as harmony.convert reads them: custom calls as calls, outputs as text, none of hosted tools."""
     if isinstance(given, str):
         return given
-    items = []
+    items: list[Mapping[str, Any]] = []
     for number, item in enumerate(given):
         kind = item.get("type", "message")
         if kind == "custom_tool_call":
@@ -277,11 +288,13 @@ def _items(given: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
             items.append({**item, "type": "function_call_output", "output": _output(item.get("output"))})
         elif kind == "item_reference":
             raise RequestError(
-                f"input[{number}] refers to an item, and this server keeps none", param=f"input[{number}]"
+                f"input[{number}] refers to an item that this server does not have", param=f"input[{number}]"
             )
         elif kind == "reasoning" or kind in ("message", "function_call"):
             items.append(item)
-        elif not any(kind.startswith(hosted) for hosted in HOSTED):
+        elif kind == "compaction" and item.get("text"):
+            items.append({"type": "message", "role": "user", "content": f"{SUMMARY}\n\n{item['text']}"})
+        elif not is_hosted(kind):
             raise RequestError(f"input[{number}].type {kind!r} is not known", param=f"input[{number}].type")
     return items
 

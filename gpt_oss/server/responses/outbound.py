@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpt_oss.backends.base import SampledToken
-from gpt_oss.events import Event, MessageDone, MessageStarted, Sampled, TextDelta, TurnDone, Usage
+from gpt_oss.events import (
+    CitationFound,
+    Event,
+    MessageDone,
+    MessageStarted,
+    ParsedMessage,
+    Sampled,
+    TextDelta,
+    ToolDone,
+    ToolStarted,
+    TurnDone,
+    Usage,
+)
+from gpt_oss.server.hosted import HostedCall
 from gpt_oss.server.responses.inbound import Inbound, ToolName
+from gpt_oss.tools.citations import Citation
+from gpt_oss.tools.tool import text_of
 from gpt_oss.vocabulary import ENDOFTEXT, token_bytes
 
 Json = dict[str, Any]
+# Ends of a turn that are not the model's, as incomplete_details has them; any other is that of the tokens.
+ENDS = {"rounds": "max_messages", "seconds": "max_messages"}
 
 
 @dataclass
 class ResponseFold:
     """One response under way. Every method gives the events to send, in order.
 
-    Calls of functions that were not declared are the turn's affair and are not shown.
+    Calls of functions that were not declared are the turn's affair and are not shown. seal: makes the encrypted_content
+    of reasoning, where the client asked for that.
     """
 
     wanted: Inbound
     model: str
+    store: bool = False
+    seal: Callable[[str], str] | None = None
     id: str = field(default_factory=lambda: f"resp_{uuid.uuid4().hex}")
     created_at: int = field(default_factory=lambda: int(time.time()))
     status: str = "in_progress"
@@ -37,36 +57,66 @@ class ResponseFold:
     _text: str = ""
     _logprobs: list[Json] = field(default_factory=list)
     _sent_logprobs: int = 0
+    _annotations: list[Json] = field(default_factory=list)
+    _hosted: HostedCall | None = None  # the call that is being written
+    _running: list[HostedCall] = field(default_factory=list)  # calls without an answer
 
     def start(self) -> list[Json]:
-        return [self._event("response.created", response=self.response()), self.keep_alive()]
+        created = self._event("response.created", response=self.response())
+        if self.status == "queued":
+            return [created, self._event("response.queued", response=self.response())]
+        return [created, self.keep_alive()]
+
+    def queue(self) -> None:
+        """It will wait, and nobody for it: to be said before `start`."""
+        self.status = "queued"
+
+    def go_on(self) -> Json:
+        """From queued to in progress."""
+        self.status = "in_progress"
+        return self.keep_alive()
 
     def keep_alive(self) -> Json:
         """A real event, for comments do not reset every client's clock."""
-        return self._event("response.in_progress", response=self.response())
+        kind = "queued" if self.status == "queued" else "in_progress"
+        return self._event(f"response.{kind}", response=self.response())
 
     def push(self, event: Event) -> list[Json]:
         match event:
             case MessageStarted(header):
                 name = None
+                if header.is_call and self._is_hosted(header.recipient or ""):
+                    return self._open_hosted(header.recipient or "")
                 if header.is_call:
                     aliases = self.wanted.plan.aliases
                     name = self.wanted.names.get(aliases.of_recipient(header.recipient or ""))
                     if name is None:
                         return []
                 return self._open(header.channel, name)
+            case TextDelta(text) if self._hosted is not None:
+                if self._hosted.is_python:
+                    return [self._hosted_event("code.delta", self._hosted, separator="_", delta=text)]
             case TextDelta(text) if self._item is not None:
                 return self._delta(text)
+            case CitationFound(citation) if self._is("message"):
+                return self._annotate(citation)
             case Sampled(token) if self._is("message") and token.id < ENDOFTEXT and token.logprob is not None:
                 self._logprobs.append(_logprob(token))
+            case MessageDone(message) if self._hosted is not None:
+                return self._called(message)
             case MessageDone(message):
                 return self._close("incomplete" if message.ended_by is None else "completed")
+            case ToolStarted(_, name, _) if self._running and self._is_hosted(name):
+                doing = "interpreting" if self._running[0].is_python else "searching"
+                return [self._hosted_event(doing, self._running[0])]
+            case ToolDone(_, name, answers, _, failed) if self._running and self._is_hosted(name):
+                return self._answered(self._running.pop(0), "".join(map(text_of, answers)), failed)
             case TurnDone(reason, _, usage):
                 self.usage = usage
                 done = reason in ("stop", "tool_calls", "unknown_tools")
                 events = self._close("completed" if done else "incomplete")
                 self.status = "completed" if done else "incomplete"
-                self.incomplete = None if done else "max_output_tokens"
+                self.incomplete = None if done else ENDS.get(reason, "max_output_tokens")
                 return [*events, self._event(f"response.{self.status}", response=self.response())]
         return []
 
@@ -75,10 +125,58 @@ class ResponseFold:
         self.status, self.error = "failed", {"code": code, "message": message}
         return [*events, self._event("response.failed", response=self.response())]
 
+    def cancel(self) -> list[Json]:
+        """The client wants no more. OpenAI's API has no event for it; its last one says what there is."""
+        events = self._close("incomplete")
+        self.status = "cancelled"
+        return [*events, self._event("response.incomplete", response=self.response())]
+
+    # Hosted tools
+
+    def _is_hosted(self, recipient: str) -> bool:
+        found = self.wanted.plan.toolbox.find(recipient)
+        return found is not None and found[0] in self.wanted.plan.toolbox.built_in
+
+    def _open_hosted(self, recipient: str) -> list[Json]:
+        found = self.wanted.plan.toolbox.find(recipient)
+        assert found is not None
+        call = self._hosted = HostedCall.begin(found[1], len(self.output), f"cntr_{self.id.removeprefix('resp_')}")
+        self.output.append(call.item)
+        self._text = ""
+        added = self._event("response.output_item.added", output_index=call.index, item=dict(call.item))
+        return [added, self._hosted_event("in_progress", call)]
+
+    def _called(self, message: ParsedMessage) -> list[Json]:
+        call, self._hosted = self._hosted, None
+        assert call is not None
+        call.called(message.header.recipient or "", message.content)
+        self._running.append(call)
+        return [self._hosted_event("code.done", call, separator="_", code=call.item["code"])] if call.is_python else []
+
+    def _answered(self, call: HostedCall, answer: str, failed: bool) -> list[Json]:
+        call.answered(
+            answer, failed=failed, outputs="code_interpreter_call.outputs" in (self.wanted.request.include or [])
+        )
+        done = self._event("response.output_item.done", output_index=call.index, item=dict(call.item))
+        return [self._hosted_event("completed", call), done]
+
+    def _hosted_event(self, what: str, call: HostedCall, *, separator: str = ".", **fields: Any) -> Json:
+        place = {"item_id": call.item["id"], "output_index": call.index}
+        return self._event(f"response.{call.kind}{separator}{what}", **place, **fields)
+
+    def _annotate(self, citation: Citation) -> list[Json]:
+        """The citation's mark stays in the text; start and end are where it stands."""
+        source = citation.source
+        annotation: Json = {"type": "url_citation", "url": source.url, "title": source.title}
+        annotation |= {"start_index": citation.start, "end_index": citation.end}
+        self._annotations.append(annotation)
+        number = {"annotation_index": len(self._annotations) - 1, "annotation": annotation}
+        return [self._event("response.output_text.annotation.added", **self._place(), **number)]
+
     # Items
 
     def _open(self, channel: str | None, call: ToolName | None) -> list[Json]:
-        self._text, self._logprobs, self._sent_logprobs = "", [], 0
+        self._text, self._logprobs, self._sent_logprobs, self._annotations = "", [], 0, []
         item: Json
         if call is not None:
             names = {"name": call.name, **({"namespace": call.namespace} if call.namespace else {})}
@@ -90,7 +188,7 @@ class ResponseFold:
                 item["status"] = "in_progress"
         elif channel == "analysis":
             item = {"type": "reasoning", "id": f"rs_{uuid.uuid4().hex}", "summary": [], "content": []}
-            item |= {"encrypted_content": None, "status": "in_progress"}
+            item |= {"status": "in_progress", **({"encrypted_content": None} if self.seal else {})}
         else:
             item = {"type": "message", "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "content": []}
             item["status"] = "in_progress"
@@ -114,7 +212,7 @@ class ResponseFold:
     def _close(self, status: str) -> list[Json]:
         item = self._item
         if item is None:
-            return []
+            return self._drop_hosted() if status == "incomplete" else []
         text = self._text
         events = []
         match item["type"]:
@@ -124,6 +222,8 @@ class ResponseFold:
                 )
             case "reasoning":
                 events.append(self._event("response.reasoning_text.done", **self._place(), text=text))
+                if self.seal is not None:
+                    item["encrypted_content"] = self.seal(text)
             case "function_call":
                 item["arguments"] = text
                 done = {"name": item["name"], "arguments": text}
@@ -139,7 +239,17 @@ class ResponseFold:
         events.append(self._event("response.output_item.done", output_index=len(self.output), item=dict(item)))
         self.output.append(item)
         self._item = None
-        return events
+        return events + (self._drop_hosted() if status == "incomplete" else [])
+
+    def _drop_hosted(self) -> list[Json]:
+        """Calls that were cut off, or will never be answered."""
+        calls = [*self._running, *([self._hosted] if self._hosted else [])]
+        self._running, self._hosted = [], None
+        for call in calls:
+            call.item["status"] = "incomplete"
+        return [
+            self._event("response.output_item.done", output_index=call.index, item=dict(call.item)) for call in calls
+        ]
 
     def _is(self, kind: str) -> bool:
         return self._item is not None and self._item["type"] == kind
@@ -148,7 +258,7 @@ class ResponseFold:
         if self._is("reasoning"):
             return {"type": "reasoning_text", "text": self._text}
         logprobs = list(self._logprobs)
-        return {"type": "output_text", "text": self._text, "annotations": [], "logprobs": logprobs}
+        return {"type": "output_text", "text": self._text, "annotations": list(self._annotations), "logprobs": logprobs}
 
     def _item_place(self) -> Json:
         assert self._item is not None
@@ -174,7 +284,8 @@ class ResponseFold:
             "created_at": self.created_at,
             "completed_at": int(time.time()) if self.status == "completed" else None,
             "status": self.status,
-            "background": False,
+            "background": bool(request.background),
+            "conversation": {"id": self.wanted.conversation} if self.wanted.conversation else None,
             "error": self.error,
             "incomplete_details": {"reason": self.incomplete} if self.incomplete else None,
             "instructions": request.instructions,
@@ -184,7 +295,7 @@ class ResponseFold:
             "model": self.model,
             "output": [dict(item) for item in self.output],
             "parallel_tool_calls": request.parallel_tool_calls is not False,
-            "previous_response_id": None,
+            "previous_response_id": request.previous_response_id,
             "prompt_cache_key": request.prompt_cache_key,
             "reasoning": {
                 "effort": (reasoning.effort if reasoning else None) or "medium",
@@ -192,7 +303,7 @@ class ResponseFold:
             },
             "safety_identifier": request.safety_identifier,
             "service_tier": "default",
-            "store": False,
+            "store": self.store,
             "temperature": 1.0 if request.temperature is None else request.temperature,
             "text": {
                 "format": text_format,

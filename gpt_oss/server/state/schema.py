@@ -43,8 +43,8 @@ items = sql.Table(
     "items",
     tables,
     sql.Column("place", sql.Integer, primary_key=True, autoincrement=True),
-    sql.Column("conversation", sql.String(80), nullable=False, index=True),
-    sql.Column("id", sql.String(80), nullable=False),
+    sql.Column("conversation", sql.String(80), nullable=False, index=True),  # or the response that it is output of
+    sql.Column("id", sql.String(200), nullable=False, index=True),
     sql.Column("body", sql.Text, nullable=False),
 )
 

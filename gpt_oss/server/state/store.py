@@ -114,6 +114,7 @@ class Store:
             connection.execute(responses.update().where(mine).values(status=body["status"], body=_text(body)))
             if pieces:
                 connection.execute(events.insert(), pieces)
+            _append(connection, body["id"], body["output"])  # for references to items
             kept = conversations.c.id == found.conversation
             if found.conversation and connection.execute(sql.select(conversations.c.id).where(kept)).first():
                 _append(connection, found.conversation, [*input_items, *body["output"]])
@@ -146,6 +147,7 @@ class Store:
     async def delete(self, identity: str) -> bool:
         def work(connection: sql.Connection) -> bool:
             connection.execute(events.delete().where(events.c.response == identity))
+            connection.execute(items.delete().where(items.c.conversation == identity))
             return connection.execute(responses.delete().where(responses.c.id == identity)).rowcount > 0
 
         return await self._do(work)
@@ -179,6 +181,7 @@ class Store:
         def work(connection: sql.Connection) -> int:
             old = sql.select(responses.c.id).where(responses.c.created < before)
             connection.execute(events.delete().where(events.c.response.in_(old)))
+            connection.execute(items.delete().where(items.c.conversation.in_(old)))
             gone = connection.execute(responses.delete().where(responses.c.created < before)).rowcount
             unused = sql.select(conversations.c.id).where(conversations.c.used < before)
             connection.execute(items.delete().where(items.c.conversation.in_(unused)))
@@ -242,6 +245,12 @@ class Store:
             return [json.loads(row.body) for row in connection.execute(wanted.order_by(order).limit(limit))]
 
         return await self._do(work)
+
+    async def items_by_id(self, identities: Sequence[str]) -> dict[str, Json]:
+        """Of responses and conversations; those that are not there are missing."""
+        wanted = sql.select(items.c.id, items.c.body).where(items.c.id.in_(identities))
+        rows = await self._do(lambda c: c.execute(wanted).all())
+        return {row.id: json.loads(row.body) for row in rows}
 
     async def item(self, conversation: str, identity: str) -> Json | None:
         wanted = sql.select(items.c.body).where(items.c.conversation == conversation, items.c.id == identity)

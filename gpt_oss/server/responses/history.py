@@ -1,0 +1,140 @@
+"""What was said before a request's own input: by the response that it follows, in its conversation, or in its items.
+
+Also gives back the reasoning that clients lose between a call and its answer: by item, by call, or out of the seal.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt_oss.server.errors import RequestError
+from gpt_oss.server.responses.inbound import ResponsesRequest
+from gpt_oss.server.service import Service
+from gpt_oss.server.state.store import UNDER_WAY
+
+Json = dict[str, Any]
+PREFIXES = {
+    "message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco",
+    "custom_tool_call": "ctc", "custom_tool_call_output": "ctco", "compaction": "cmp",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """items: everything for the prompt. added: those that this request brings, with ids."""
+
+    items: list[Json]
+    added: list[Json]
+    conversation: str | None = None
+
+
+async def history_of(request: ResponsesRequest, service: Service) -> History:
+    """Raises RequestError for what is not kept here."""
+    added = with_ids(as_items(request.input))
+    earlier: list[Json] = []
+    conversation = _conversation_id(request)
+    if request.previous_response_id and conversation:
+        raise RequestError("previous_response_id and conversation exclude each other", param="previous_response_id")
+    if request.previous_response_id:
+        earlier = await _before(request.previous_response_id, service)
+    if conversation:
+        store = service.store
+        if store is None or await store.conversation(conversation) is None:
+            raise RequestError(f"there is no conversation {conversation!r}", param="conversation", status=404)
+        earlier = await store.items(conversation)
+    items = await _dereferenced([*earlier, *added], service)
+    return History(with_reasoning(items, service), added, conversation)
+
+
+def as_items(given: str | Sequence[Json]) -> list[Json]:
+    if not isinstance(given, str):
+        return [dict(item) for item in given]
+    return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
+
+
+def with_reasoning(items: Sequence[Json], service: Service) -> list[Json]:
+    """Reasoning items get their text back, and calls the reasoning that led to them, where it is still known."""
+    restored: list[Json] = []
+    thought = False  # since the last thing that is no call
+    for item in items:
+        kind = item.get("type", "message")
+        if kind == "reasoning":
+            text: str | None = _text(item) or _unsealed(item, service) or service.memory.recall(str(item.get("id"))) or ""
+            item = {**item, "content": [{"type": "reasoning_text", "text": text}], "summary": []}
+            thought = bool(text)
+        elif kind in ("function_call", "custom_tool_call"):
+            text = None if thought else service.memory.recall(str(item.get("call_id")))
+            if text:
+                restored.append({"type": "reasoning", "content": [{"type": "reasoning_text", "text": text}]})
+            thought = True
+        elif kind == "compaction":
+            text = service.seal.open(str(item.get("encrypted_content") or ""))
+            if text is None:
+                raise RequestError("a compaction item was sealed by another server", param="input")
+            item = {**item, "text": text}
+        else:
+            thought = False
+        restored.append(item)
+    return restored
+
+
+def _text(item: Json) -> str:
+    parts = item.get("content") or item.get("summary") or []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _unsealed(item: Json, service: Service) -> str | None:
+    sealed = item.get("encrypted_content")
+    return service.seal.open(sealed) if isinstance(sealed, str) else None
+
+
+async def _before(previous: str, service: Service) -> list[Json]:
+    chain = None if service.store is None else await service.store.chain(previous)
+    if chain is None:
+        raise RequestError(
+            f"there is no response {previous!r} with everything before it",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    if chain[-1].body["status"] in UNDER_WAY:
+        raise RequestError(f"response {previous!r} is not finished yet", param="previous_response_id", status=409)
+    return [item for each in chain for item in (*each.input_items, *each.body["output"])]
+
+
+async def _dereferenced(items: list[Json], service: Service) -> list[Json]:
+    """item_reference items replaced by what they refer to; of the reasoning in memory, by its text."""
+    wanted = [str(item.get("id")) for item in items if item.get("type") == "item_reference"]
+    if not wanted:
+        return items
+    found = {} if service.store is None else await service.store.items_by_id(wanted)
+    for name in wanted:
+        text = service.memory.recall(name)
+        if name not in found and text:
+            found[name] = {"type": "reasoning", "id": name, "content": [{"type": "reasoning_text", "text": text}]}
+    return [found.get(str(item.get("id")), item) if item.get("type") == "item_reference" else item for item in items]
+
+
+def with_ids(items: Sequence[Json]) -> list[Json]:
+    """Every item with a type and an id."""
+    return [_with_id(item) for item in items]
+
+
+def _with_id(item: Json) -> Json:
+    kind = str(item.get("type", "message"))
+    own = item.get("id")
+    if isinstance(own, str) and own:
+        return {"type": kind, **item}
+    return {"type": kind, **item, "id": f"{PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"}
+
+
+def _conversation_id(request: ResponsesRequest) -> str | None:
+    match request.conversation:
+        case None | str():
+            return request.conversation or None
+        case {"id": str(name)}:
+            return name
+    raise RequestError("conversation is an id, or an object with one", param="conversation")
