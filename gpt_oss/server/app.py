@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_oss import __version__
 from gpt_oss.errors import GptOssError
-from gpt_oss.server import conversations
+from gpt_oss.server import anthropic, completions, conversations, ollama
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses import routes as responses_routes
@@ -64,6 +65,10 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app.include_router(chat_routes.router)
     app.include_router(responses_routes.router)
     app.include_router(conversations.router)
+    app.include_router(completions.router)
+    app.include_router(anthropic.router)
+    if options.ollama:
+        app.include_router(ollama.router)
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
@@ -79,6 +84,10 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     async def health() -> dict[str, object]:
         runner = service.runner
         return {"status": "ok", "model": service.model, "running": runner.running, "waiting": runner.waiting}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.runner.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     async def failed(request: Request, error: Exception) -> Response:
         status, body, headers = as_response(error)
@@ -128,6 +137,12 @@ def _model(service: Service) -> dict[str, object]:
         "owned_by": "gpt-oss",
         "context_length": service.runner.generator.context_tokens,
     }
+
+
+def route_of(scope: Scope) -> str:
+    """The path as it was declared; paths that are not known count as one."""
+    route = scope.get("route")
+    return getattr(route, "path", "other")
 
 
 class _TooLargeError(Exception):
@@ -182,6 +197,8 @@ class Gate:
             if not begun:
                 await self._answer(error, scope, receive, tagged)
         finally:
+            known = route_of(scope)
+            self._service.runner.metrics.requests.labels(known, str(status)).inc()
             milliseconds = round(1000 * (time.monotonic() - started))
             log.info("%s %s %s %s %d ms", identity, scope["method"], scope["path"], status, milliseconds)
 

@@ -111,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
     generator = load(args.checkpoint, load_options(args))
     try:
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
-        runner = Runner(generator, max_concurrent=args.max_concurrent, max_queue=args.max_queue)
+        runner = Runner(
+            generator, max_concurrent=args.max_concurrent, max_queue=args.max_queue, longest_s=args.max_time
+        )
         name = args.model_name or model_label(args.checkpoint)
-        service = Service(runner, name, keys, store, seal, hosted=hosted, longest_s=args.max_time)
+        service = Service(runner, name, keys, store, seal, hosted=hosted)
         options = ServerOptions(
             drain_s=args.drain,
             origins=tuple(args.cors),

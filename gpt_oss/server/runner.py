@@ -3,58 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
-from gpt_oss.backends.base import TokenGenerator
+from gpt_oss.backends.base import SampledToken, TokenGenerator
 from gpt_oss.errors import CapacityError
-from gpt_oss.events import Event
+from gpt_oss.events import Event, RoundStarted, Sampled
+from gpt_oss.params import SamplingParams
+from gpt_oss.server.metrics import Metrics, Watch
 from gpt_oss.server.plan import Plan
 from gpt_oss.turn import Turn
 
 
 class Runner:
-    """max_concurrent: turns at a time. max_queue: how many more may wait. Of one event loop."""
+    """max_concurrent: turns at a time. max_queue: how many more may wait. longest_s: of a turn, tools included. Of one
+    event loop."""
 
-    def __init__(self, generator: TokenGenerator, *, max_concurrent: int = 32, max_queue: int = 128) -> None:
+    def __init__(
+        self,
+        generator: TokenGenerator,
+        *,
+        max_concurrent: int = 32,
+        max_queue: int = 128,
+        longest_s: float | None = None,
+    ) -> None:
         self.generator = generator
+        self.metrics = Metrics(generator)
         self.running = 0
         self.waiting = 0
         self.draining = False
         self._slots = asyncio.Semaphore(max_concurrent)
         self._max_queue = max_queue
+        self._longest_s = longest_s
 
     async def events(self, plan: Plan) -> AsyncGenerator[Event, None]:
         """The events of a turn; closing the generator ends it at once.
 
         Raises CapacityError where too many wait or the server is about to end, and what a turn raises.
         """
-        if self.draining:
-            raise CapacityError("the server is shutting down")
-        if self._slots.locked() and self.waiting >= self._max_queue:
-            raise CapacityError(f"{self.waiting} requests are waiting already; try again later")
-        self.waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
-        self.running += 1
-        try:
+        watch = Watch(self.metrics)
+        async with self._slot():
             turn = Turn(
                 self.generator,
                 plan.history,
                 plan.toolbox,
                 params=plan.params,
-                limits=plan.limits,
+                limits=replace(plan.limits, seconds=plan.limits.seconds or self._longest_s),
                 response_formats=plan.response_formats,
             )
-            async with aclosing(aiter(turn)) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with aclosing(aiter(turn)) as events:
+                    async for event in events:
+                        match event:
+                            case RoundStarted(_, prompt):
+                                watch.prompt(len(prompt))
+                            case Sampled(token):
+                                watch.sampled(token)
+                        yield event
+            finally:
+                await plan.toolbox.close()
+
+    async def tokens(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[SampledToken, None]:
+        """Bare tokens, for what is no conversation; queued like a turn."""
+        watch = Watch(self.metrics)
+        async with self._slot():
+            watch.prompt(len(prompt))
+            stream = self.generator.generate(prompt, params)
+            try:
+                async for token in stream:
+                    watch.sampled(token)
+                    yield token
+            finally:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    await close()
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the turns at a time. Raises CapacityError."""
+        if self.draining:
+            raise CapacityError("the server is shutting down")
+        if self._slots.locked() and self.waiting >= self._max_queue:
+            self.metrics.refused.inc()
+            raise CapacityError(f"{self.waiting} requests are waiting already; try again later")
+        self.waiting += 1
+        self.metrics.waiting.set(self.waiting)
+        try:
+            await self._slots.acquire()
+        finally:
+            self.waiting -= 1
+            self.metrics.waiting.set(self.waiting)
+        self.running += 1
+        self.metrics.running.set(self.running)
+        try:
+            yield
         finally:
             self.running -= 1
+            self.metrics.running.set(self.running)
             self._slots.release()
-            await plan.toolbox.close()
 
     async def drain(self, seconds: float) -> None:
         """Take nothing more and wait for what is under way, at most so long."""

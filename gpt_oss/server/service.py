@@ -24,7 +24,7 @@ class Service:
     """model: the name under which the one model of this server goes; any name in a request is answered by it.
 
     keys: what a client may show; none, and everybody may ask. store: None, and nothing is kept. live: responses under
-    way that can be asked for by id. longest_s: of an answer, tools included.
+    way that can be asked for by id.
     """
 
     runner: Runner
@@ -34,7 +34,6 @@ class Service:
     seal: Seal = field(default_factory=Seal)
     memory: Memory = field(default_factory=Memory)
     hosted: Hosted = NOTHING_HOSTED
-    longest_s: float | None = None
     live: dict[str, LiveResponse] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
 

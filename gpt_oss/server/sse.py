@@ -85,6 +85,15 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class LineStream(EventStream):
+    """The same for lines of JSON."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, body: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(body, keep_alive=lambda: b"")
+
+
 async def _body(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": True})
 

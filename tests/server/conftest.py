@@ -52,7 +52,7 @@ def serving(
     keys: frozenset[str] = frozenset(),
     store: Store | None = None,
     hosted: Hosted = NOTHING_HOSTED,
-    **limits: int,
+    **limits: Any,
 ) -> Iterator[Live]:
     runner = Runner(generator, **limits)
     app = create_app(Service(runner, "tiny", Keys(keys), store, hosted=hosted), options)

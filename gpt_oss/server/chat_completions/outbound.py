@@ -26,6 +26,7 @@ class ChoiceFold:
     aliases: Aliases
     stop_texts: tuple[str, ...] = ()
     finish_reason: str | None = None
+    stopped_by: str | None = None  # which of the stop texts
     usage: Usage = field(default_factory=Usage)
     content: str = ""
     reasoning: str = ""
@@ -79,10 +80,10 @@ class ChoiceFold:
     def _say(self, text: str) -> list[Delta]:
         """Content, without what a stop text cuts off; what may be the beginning of one is held back."""
         held = self._held + text
-        found = min((at for stop in self.stop_texts if (at := held.find(stop)) >= 0), default=None)
+        found = min(((at, stop) for stop in self.stop_texts if (at := held.find(stop)) >= 0), default=None)
         if found is not None:
-            self._held, self.finish_reason = "", "stop"
-            return self._said(held[:found])
+            self._held, self.finish_reason, self.stopped_by = "", "stop", found[1]
+            return self._said(held[: found[0]])
         keep = max((n for stop in self.stop_texts for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
         self._held = held[len(held) - keep :]
         return self._said(held[: len(held) - keep])

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from gpt_oss.events import Event
 from gpt_oss.server.chat_completions.inbound import ChatRequest, Inbound, inbound, parse_request
-from gpt_oss.server.chat_completions.outbound import ChoiceFold, chunk, completion, usage_of
+from gpt_oss.server.chat_completions.outbound import ChoiceFold, Delta, chunk, completion, usage_of
 from gpt_oss.server.errors import as_response
 from gpt_oss.server.plan import Plan
 from gpt_oss.server.runner import Runner
@@ -27,7 +27,7 @@ REASONING_NAMES = ("reasoning", "reasoning_content", "thinking")
 async def create(request: Request) -> Response:
     """An answer, or with `stream` a stream of its parts."""
     service = service_of(request)
-    wanted = inbound(_with_reasoning(service, parse_request(await request.json())))
+    wanted = inbound(with_reasoning(service, parse_request(await request.json())))
     if not wanted.request.stream:
         return JSONResponse(await unless_gone(request, _answer(service, wanted)))
     parts = _stream(service, wanted)
@@ -36,7 +36,7 @@ async def create(request: Request) -> Response:
     return EventStream(_with_first(first, parts))
 
 
-def _with_reasoning(service: Service, wanted: ChatRequest) -> ChatRequest:
+def with_reasoning(service: Service, wanted: ChatRequest) -> ChatRequest:
     """Most clients send calls back without the reasoning that led to them: it is put back by the call's id."""
     messages = []
     for message in wanted.messages:
@@ -75,6 +75,19 @@ async def _events(runner: Runner, plan: Plan, fold: ChoiceFold) -> AsyncGenerato
             yield each
             if fold.finish_reason is not None:
                 return
+
+
+async def deltas(service: Service, plan: Plan, fold: ChoiceFold) -> AsyncGenerator[Delta, None]:
+    """What a turn says, for other APIs than this; an empty one comes first, when it is sure that it can be computed."""
+    async with aclosing(_events(service.runner, plan, fold)) as events:
+        begun = False
+        async for each in events:
+            if not begun:
+                begun = True
+                yield {}
+            for delta in fold.push(each):
+                yield delta
+    _remember(service, [fold])
 
 
 async def _together(runs: list[Any]) -> None:

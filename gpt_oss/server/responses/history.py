@@ -62,7 +62,9 @@ def with_reasoning(items: Sequence[Json], service: Service) -> list[Json]:
     for item in items:
         kind = item.get("type", "message")
         if kind == "reasoning":
-            text: str | None = _text(item) or _unsealed(item, service) or service.memory.recall(str(item.get("id"))) or ""
+            text: str | None = (
+                _text(item) or _unsealed(item, service) or service.memory.recall(str(item.get("id"))) or ""
+            )
             item = {**item, "content": [{"type": "reasoning_text", "text": text}], "summary": []}
             thought = bool(text)
         elif kind in ("function_call", "custom_tool_call"):
