@@ -37,7 +37,7 @@ def test_it_serves_until_it_is_told_to_end(command: list[str], tmp_path: Path) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [word.format(path=path, port=port) for word in command]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_STATE_HOME": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stderr is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from gpt_oss.errors import ParameterError
 from gpt_oss.server.state import schema
 from gpt_oss.server.state.memory import Memory, Seal, key_in
 from gpt_oss.server.state.store import Store, StoreError, database_url
+from tests.server.postgres import binaries, postgres
+
+WITH_POSTGRES = pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")
 
 
 def body(identity: str, status: str = "in_progress", previous: str | None = None, **more: Any) -> dict[str, Any]:
@@ -22,9 +26,31 @@ def body(identity: str, status: str = "in_progress", previous: str | None = None
     return {"id": identity, "status": status, "created_at": created, "previous_response_id": previous, **more}
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=WITH_POSTGRES)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "SQLite":
+        return str(tmp_path / "deep" / "server.db")
+    given: str = request.getfixturevalue("server")
+    engine = sql.create_engine(database_url(given))
+    with engine.begin() as connection:
+        for table in ("gpt_oss_version", *schema.tables.tables):
+            connection.execute(sql.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
+    engine.dispose()
+    return given
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "deep" / "server.db"), owner="here")
+def store(url: str) -> Iterator[Store]:
+    store = Store(url, owner="here")
+    yield store
+    store.close()
 
 
 async def test_a_response_from_its_beginning_to_its_end(store: Store) -> None:
@@ -57,11 +83,11 @@ async def test_a_chain_is_whole_or_not_there(store: Store) -> None:
     assert await store.chain("r2") is None
 
 
-async def test_what_was_under_way_when_the_server_stopped(store: Store, tmp_path: Path) -> None:
+async def test_what_was_under_way_when_the_server_stopped(store: Store, url: str) -> None:
     await store.begin(body("mine"), [])
     await store.begin(body("done"), [])
     await store.finish(body("done", "completed", output=[]))
-    other = Store(str(tmp_path / "deep" / "server.db"), owner="elsewhere")
+    other = Store(url, owner="elsewhere")
     await other.begin(body("theirs"), [])
     assert await store.mark_interrupted() == 1
     statuses = {}
@@ -102,8 +128,8 @@ async def test_many_at_a_time(store: Store) -> None:
     assert [(await store.response(f"r{n}")) is not None for n in range(40)] == [True] * 40
 
 
-async def test_retention(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "a.db"), retention_days=1)
+async def test_retention(url: str) -> None:
+    store = Store(url, retention_days=1)
     await store.begin(body("old", created_at=int(time.time()) - 90_000), [])
     await store.finish(body("old", "completed", output=[]), [{"sequence_number": 0}])
     await store.begin(body("new"), [])
@@ -112,9 +138,8 @@ async def test_retention(tmp_path: Path) -> None:
     assert await store.response("new") is not None
 
 
-def test_databases_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(tmp_path / "a.db")
-    Store(path).close()
+def test_databases_of_other_versions(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(url).close()
 
     def add_column(connection: sql.Connection) -> None:
         connection.execute(sql.text("ALTER TABLE responses ADD COLUMN remark TEXT"))
@@ -122,11 +147,11 @@ def test_databases_of_other_versions(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as later:
         later.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add_column))
         for _ in range(2):
-            Store(path).close()
-        columns = sql.inspect(sql.create_engine(database_url(path))).get_columns("responses")
+            Store(url).close()
+        columns = sql.inspect(sql.create_engine(database_url(url))).get_columns("responses")
         assert "remark" in [column["name"] for column in columns]
     with pytest.raises(schema.NewerDatabaseError, match="version 2"):
-        Store(path)
+        Store(url)
 
 
 def test_databases_that_cannot_be_opened(tmp_path: Path) -> None:
