@@ -19,6 +19,7 @@ from gpt_oss.server.chat_completions.inbound import inbound, parse_request
 from gpt_oss.server.chat_completions.outbound import ChoiceFold
 from gpt_oss.server.chat_completions.routes import deltas, with_reasoning
 from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.openapi import body_of
 from gpt_oss.server.plan import Plan
 from gpt_oss.server.service import service_of
 from gpt_oss.server.sse import EventStream, event, unless_gone
@@ -48,7 +49,7 @@ class MessagesRequest(pydantic.BaseModel):
     output_config: dict[str, Any] | None = None
 
 
-@router.post("/v1/messages")
+@router.post("/v1/messages", openapi_extra=body_of(MessagesRequest))
 async def create(request: Request) -> Response:
     service = service_of(request)
     try:
@@ -67,7 +68,7 @@ async def create(request: Request) -> Response:
         return _failed(error)
 
 
-@router.post("/v1/messages/count_tokens")
+@router.post("/v1/messages/count_tokens", openapi_extra=body_of(MessagesRequest))
 async def count_tokens(request: Request) -> Response:
     try:
         plan = _plan(await request.json())

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -106,7 +107,15 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     async def no_json(request: Request, error: Exception) -> Response:
         return JSONResponse(as_response(RequestError(f"the body is not valid JSON: {error}"))[1], 400)
 
+    async def invalid(request: Request, error: Exception) -> Response:
+        """Of a path or a query; bodies are read by their routes."""
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return JSONResponse(as_response(RequestError(f"{name}: {first['msg']}", param=name))[1], 400)
+
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(GoneError, hung_up)
     app.add_exception_handler(json.JSONDecodeError, no_json)
     app.add_exception_handler(UnicodeDecodeError, no_json)

@@ -17,6 +17,7 @@ from gpt_oss.backends.base import SampledToken
 from gpt_oss.errors import ParameterError
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.openapi import body_of
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import EventStream, event, unless_gone
@@ -101,7 +102,7 @@ class Continuation:
         return given
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", openapi_extra=body_of(CompletionRequest))
 async def create(request: Request) -> Response:
     """A text for each prompt and each of `n`, or with `stream` its parts."""
     service = service_of(request)

@@ -9,6 +9,7 @@ import pydantic
 from fastapi import APIRouter, Query, Request
 
 from gpt_oss.server.errors import RequestError
+from gpt_oss.server.openapi import body_of
 from gpt_oss.server.responses.history import as_items, with_ids
 from gpt_oss.server.responses.routes import page_of
 from gpt_oss.server.service import service_of
@@ -53,7 +54,7 @@ async def _known(request: Request, identity: str) -> tuple[Store, Json]:
     return store, found
 
 
-@router.post("")
+@router.post("", openapi_extra=body_of(_Body, required=False))
 async def create(request: Request) -> Json:
     body = await _body(request)
     items = with_ids(as_items(body.items or []))
@@ -71,7 +72,7 @@ async def retrieve(request: Request, identity: str) -> Json:
     return (await _known(request, identity))[1]
 
 
-@router.post("/{identity}")
+@router.post("/{identity}", openapi_extra=body_of(_Body, required=False))
 async def update(request: Request, identity: str) -> Json:
     body = await _body(request)
     store, _ = await _known(request, identity)
@@ -88,7 +89,7 @@ async def delete(request: Request, identity: str) -> Json:
     return {"id": identity, "object": "conversation.deleted", "deleted": True}
 
 
-@router.post("/{identity}/items")
+@router.post("/{identity}/items", openapi_extra=body_of(_Body, required=False))
 async def add_items(request: Request, identity: str) -> Json:
     body = await _body(request)
     store, _ = await _known(request, identity)

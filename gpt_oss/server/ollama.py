@@ -22,6 +22,7 @@ from gpt_oss.server.chat_completions.outbound import ChoiceFold
 from gpt_oss.server.chat_completions.routes import deltas, with_reasoning
 from gpt_oss.server.completions import Continuation
 from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.openapi import body_of
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import LineStream, unless_gone
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, encode_with_special
@@ -75,7 +76,7 @@ def _parse(body: Any) -> tuple[OllamaRequest, _Options]:
         raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
 
 
-@router.post("/api/chat")
+@router.post("/api/chat", openapi_extra=body_of(OllamaRequest))
 async def chat(request: Request) -> Response:
     wanted, options = _parse(await request.json())
     if not wanted.messages:  # asked only to load the model
@@ -84,7 +85,7 @@ async def chat(request: Request) -> Response:
     return await _answered(request, wanted, options, wanted.messages, as_chat=True)
 
 
-@router.post("/api/generate")
+@router.post("/api/generate", openapi_extra=body_of(OllamaRequest))
 async def generate(request: Request) -> Response:
     wanted, options = _parse(await request.json())
     if wanted.suffix:
@@ -332,7 +333,7 @@ async def show(request: Request) -> Json:
     }
 
 
-@router.post("/api/pull")
+@router.post("/api/pull", openapi_extra=body_of(OllamaRequest))
 async def pull(request: Request) -> Response:
     """The model is there, whatever it is called."""
     wanted, _ = _parse(await request.json())

@@ -14,6 +14,7 @@ from gpt_oss.events import Event
 from gpt_oss.server.chat_completions.inbound import ChatRequest, Inbound, inbound, parse_request
 from gpt_oss.server.chat_completions.outbound import ChoiceFold, Delta, chunk, completion, usage_of
 from gpt_oss.server.errors import as_response
+from gpt_oss.server.openapi import body_of
 from gpt_oss.server.plan import Plan
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service, service_of
@@ -23,7 +24,7 @@ router = APIRouter()
 REASONING_NAMES = ("reasoning", "reasoning_content", "thinking")
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=body_of(ChatRequest))
 async def create(request: Request) -> Response:
     """An answer, or with `stream` a stream of its parts."""
     service = service_of(request)

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 from gpt_oss.harmony.render import Conversation, render_prompt
 from gpt_oss.server.errors import RequestError
+from gpt_oss.server.openapi import body_of
 from gpt_oss.server.responses.compaction import compact
 from gpt_oss.server.responses.history import History, history_of
 from gpt_oss.server.responses.inbound import Inbound, ResponsesRequest, inbound, parse_request
@@ -28,7 +29,7 @@ Json = dict[str, Any]
 router = APIRouter()
 
 
-@router.post("/v1/responses")
+@router.post("/v1/responses", openapi_extra=body_of(ResponsesRequest))
 async def create(request: Request) -> Response:
     """A Response, or with `stream` its events. With `background` it is computed whether or not anyone waits."""
     service = service_of(request)
@@ -211,7 +212,7 @@ def page_of(items: Sequence[Json], *, after: str | None, limit: int, order: str)
 # ---- without an answer ----------------------------------------------------------------------------------------------
 
 
-@router.post("/v1/responses/input_tokens")
+@router.post("/v1/responses/input_tokens", openapi_extra=body_of(ResponsesRequest))
 async def input_tokens(request: Request) -> Json:
     """How long a request's prompt is."""
     service = service_of(request)
@@ -221,7 +222,7 @@ async def input_tokens(request: Request) -> Json:
     return {"object": "response.input_tokens", "input_tokens": len(tokens)}
 
 
-@router.post("/v1/responses/compact")
+@router.post("/v1/responses/compact", openapi_extra=body_of(ResponsesRequest))
 async def compacted(request: Request) -> Response:
     """A long history as a short one: what users said, and a sealed summary by the model of all the rest."""
     service = service_of(request)
