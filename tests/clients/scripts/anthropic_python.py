@@ -14,9 +14,8 @@ TOOL = {"name": "get_weather", "description": "Weather in a city.", "input_schem
 
 with feature("answer"):
     assert client.messages.create(model="m", max_tokens=99, messages=HELLO).content[-1].text == "Hello!"
-with feature("stream"):
-    with client.messages.stream(model="m", max_tokens=99, messages=HELLO) as stream:
-        assert "".join(stream.text_stream) == "Hello!"
+with feature("stream"), client.messages.stream(model="m", max_tokens=99, messages=HELLO) as stream:
+    assert "".join(stream.text_stream) == "Hello!"
 with feature("reasoning"):
     assert client.messages.create(model="m", max_tokens=99, messages=HELLO).content[0].thinking == "Be friendly."
 with feature("tools"):

@@ -10,7 +10,12 @@ PARAMETERS = {
     "required": ["city"],
     "additionalProperties": False,
 }
-WEATHER_FLAT = {"type": "function", "name": "get_weather", "description": "Weather in a city.", "parameters": PARAMETERS}
+WEATHER_FLAT = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "Weather in a city.",
+    "parameters": PARAMETERS,
+}
 WEATHER = {"type": "function", "function": {k: v for k, v in WEATHER_FLAT.items() if k != "type"}}
 _results = {}
 
