@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="for clients that declare web_search: exa, youcom, searxng, local, demo",
     )
+    parser.add_argument(
+        "--mcp", action="append", default=[], metavar="URL", help="MCP servers that clients may name; repeatable"
+    )
     parser.add_argument("--max-time", type=float, metavar="SECONDS", help="of one answer")
     parser.add_argument("--log-prompts", action="store_true", help="write what is asked and said into the log")
     parser.add_argument(
@@ -169,7 +172,7 @@ def _hosted(args: argparse.Namespace) -> Hosted:
             log.warning("code_interpreter is off: %s", error)
         else:
             code = lambda: PythonTool(args.python_sandbox, stateful=True)  # noqa: E731
-    return Hosted(web, code)
+    return Hosted(web, code, tuple(args.mcp))
 
 
 def _check_address(args: argparse.Namespace) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,6 +30,7 @@ from tests.server.conftest import Live, serving
 from tests.server.test_chat_completions import ANSWER, ASK, CALL, WEATHER
 from tests.server.test_responses import TOOL
 
+ROOT = Path(__file__).parents[2]
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 THOUGHT_AND_CALL = "<|channel|>analysis<|message|>Oslo it is.<|end|><|start|>assistant" + CALL
 PYTHON = "<|channel|>analysis to=python code<|message|>print(6 * 7)<|call|>"
@@ -280,3 +285,43 @@ def test_a_history_made_short(keeping: Keeping) -> None:
     assert "Say A." in prompt
     assert "It rains." in prompt
     assert "A long A." not in prompt
+
+
+@pytest.fixture
+def mcp_url(unused_tcp_port: int) -> Iterator[str]:
+    """Our own python tool as an MCP server."""
+    command = [sys.executable, "-m", "gpt_oss.cli", "mcp", "python", "--http", f"127.0.0.1:{unused_tcp_port}"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        for _ in range(200):
+            with contextlib.suppress(httpx.ConnectError):
+                httpx.get(f"http://127.0.0.1:{unused_tcp_port}/")
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{unused_tcp_port}/mcp"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_tools_of_an_mcp_server(keeping: Keeping, mcp_url: str) -> None:
+    name = "user_python"  # in the prompt, where `python` is taken
+    call = f'<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{{"code": "print(6 * 7)"}}<|call|>'
+    live = keeping(call, ANSWER, ANSWER, hosted=Hosted(mcp=(mcp_url,)))
+    client = live.any_client()
+    server = {"type": "mcp", "server_label": "calc", "server_url": mcp_url, "require_approval": "never"}
+    events = list(client.responses.create(model="tiny", input="6 * 7?", tools=[server], stream=True))
+    for event in events:
+        EVENT.validate_python(event.model_dump())
+    first = events[-1].response
+    listed, ran, *_ = first.output
+    assert (listed.type, listed.server_label) == ("mcp_list_tools", "calc")
+    assert (ran.type, ran.status, ran.output.strip()) == ("mcp_call", "completed", "42")
+    assert json.loads(ran.arguments) == {"code": "print(6 * 7)"}
+    assert first.output_text == "It rains."
+    client.responses.create(model="tiny", input="And now?", tools=[server], previous_response_id=first.id)
+    assert "42" in decode(live.generator.prompts[-1])
+    for change in ({"server_url": "http://127.0.0.1:1/mcp"}, {"require_approval": "always"}, {"server_label": None}):
+        with pytest.raises(openai.BadRequestError) as wrong:
+            client.responses.create(model="tiny", input="Hi", tools=[{**server, **change}])
+        assert wrong.value.param == f"tools[0].{next(iter(change))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,9 +15,9 @@ from gpt_oss.harmony.convert import Aliases, from_responses
 from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.errors import RequestError
-from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted, is_hosted, recipient_of
+from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted, McpTools, is_hosted, recipient_of
 from gpt_oss.server.plan import Plan
-from gpt_oss.tools.functions import declared_function
+from gpt_oss.tools.functions import FunctionTool, declared_function
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.turn import TurnLimits
 
@@ -80,11 +81,13 @@ class ResponsesRequest(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class ToolName:
-    """What a function of the prompt is to the client. custom: its content is free text, not JSON."""
+    """What a function of the prompt is to the client. custom: its content is free text, not JSON. mcp: the label of the
+    MCP server that runs it."""
 
     name: str
     namespace: str | None = None
     custom: bool = False
+    mcp: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Inbound:
     plan: Plan
     names: Mapping[str, ToolName] = field(default_factory=dict)
     conversation: str | None = None
+    mcp: tuple[McpTools, ...] = ()
 
 
 def parse_request(body: Any) -> ResponsesRequest:
@@ -113,6 +117,7 @@ def inbound(
     hosted: Hosted = NOTHING_HOSTED,
     *,
     conversation: str | None = None,
+    mcp: Sequence[McpTools] = (),
     today: str | None = None,
 ) -> Inbound:
     """items: everything said so far, the request's input at its end, where that is not all (see history.py).
@@ -121,7 +126,7 @@ def inbound(
     """
     if request.prompt:
         raise RequestError("prompt templates are not kept by this server", param="prompt")
-    declared = _declared(request.tools)
+    declared = _with_mcp(_declared(request.tools), mcp)
     built_in = hosted.tools([tool.get("type") for tool in request.tools])
     recipients = Toolbox(tuple(built_in)).recipients
     choice = _choice(request, declared, recipients)
@@ -151,7 +156,7 @@ def inbound(
                 strict=frozenset(prompt.aliases.in_prompt(tool.flat) for tool in declared if tool.strict),
             ),
         )
-        functions = [declared_function(tool.flat, tool.description, tool.parameters) for tool in declared]
+        functions = [tool.runs or declared_function(tool.flat, tool.description, tool.parameters) for tool in declared]
         toolbox = Toolbox.of([*built_in, *functions])
     except (HarmonyError, ParameterError) as error:
         word = str(error).split(" ", 1)[0].rstrip(":")
@@ -163,7 +168,7 @@ def inbound(
     plan = Plan(
         tuple(prompt.conversation.messages), toolbox, params, limits, response_formats=formats, aliases=prompt.aliases
     )
-    return Inbound(request, plan, {tool.flat: tool.name for tool in declared}, conversation)
+    return Inbound(request, plan, {tool.flat: tool.name for tool in declared}, conversation, tuple(mcp))
 
 
 def _wants_logprobs(request: ResponsesRequest) -> bool:
@@ -193,6 +198,7 @@ class _Declared:
     strict: bool = False
     syntax: Literal["json", "text", "lark", "regex"] = "json"
     definition: str = ""
+    runs: FunctionTool | None = None  # a tool of an MCP server
 
     @property
     def declaration(self) -> dict[str, Any]:
@@ -204,6 +210,17 @@ class _Declared:
         if self.syntax == "json":
             return FunctionSchema(name, self.parameters)
         return FunctionSchema(name, None, self.syntax, self.definition)
+
+
+def _with_mcp(declared: list[_Declared], mcp: Sequence[McpTools]) -> list[_Declared]:
+    taken = {tool.flat for tool in declared}
+    for server in mcp:
+        for tool in server.tools:
+            if tool.name in taken:
+                raise RequestError(f"{tool.name!r} of the MCP server {server.label!r} is declared twice", param="tools")
+            own = ToolName(tool.name, mcp=server.label)
+            declared.append(_Declared(tool.name, own, tool.description, tool.parameters, runs=tool))
+    return declared
 
 
 def _declared(tools: Sequence[Mapping[str, Any]]) -> list[_Declared]:
@@ -264,6 +281,10 @@ def _choice(request: ResponsesRequest, declared: Sequence[_Declared], recipients
             namespace = request.tool_choice.get("namespace") if isinstance(request.tool_choice, dict) else None
             if (namespace, name) in flat:
                 return flat[namespace, name]
+        case {"type": "mcp", "server_label": str(label), **rest}:
+            fitting = [t.flat for t in declared if t.name.mcp == label and rest.get("name") in (None, t.flat)]
+            if len(fitting) == 1:
+                return fitting[0]
         case {"type": str(kind)} if recipient_of(kind) in recipients:
             return str(recipient_of(kind))
     raise RequestError(
@@ -292,6 +313,11 @@ def _items(given: str | Sequence[Mapping[str, Any]]) -> str | list[Mapping[str, 
             )
         elif kind == "reasoning" or kind in ("message", "function_call"):
             items.append(item)
+        elif kind == "mcp_call":
+            called = {"call_id": str(item.get("id")), "name": item.get("name"), "arguments": item.get("arguments")}
+            items.append({**called, "type": "function_call"})
+            answer = item.get("output") or json.dumps(item.get("error"))
+            items.append({"type": "function_call_output", "call_id": called["call_id"], "output": answer})
         elif kind == "compaction" and item.get("text"):
             items.append({"type": "message", "role": "user", "content": f"{SUMMARY}\n\n{item['text']}"})
         elif not is_hosted(kind):

@@ -89,7 +89,7 @@ class LiveResponse:
                 async for event in events:
                     if not self._begun.done():
                         self._begun.set_result(None)
-                        self._publish(fold.start() if fold.status != "queued" else [fold.go_on()])
+                        self._publish(fold.start() if fold.status != "queued" else fold.go_on())
                     last = fold.push(event)
                     if fold.status in ("in_progress", "queued"):
                         self._publish(last)

@@ -65,16 +65,31 @@ class ResponseFold:
         created = self._event("response.created", response=self.response())
         if self.status == "queued":
             return [created, self._event("response.queued", response=self.response())]
-        return [created, self.keep_alive()]
+        return [created, self.keep_alive(), *self._listed()]
+
+    def _listed(self) -> list[Json]:
+        """MCP servers' tools, before anything is said."""
+        events = []
+        for server in self.wanted.mcp:
+            place: Json = {"item_id": (item := server.item())["id"], "output_index": len(self.output)}
+            empty = {**item, "tools": []}
+            events += [
+                self._event("response.output_item.added", output_index=len(self.output), item=empty),
+                self._event("response.mcp_list_tools.in_progress", **place),
+                self._event("response.mcp_list_tools.completed", **place),
+                self._event("response.output_item.done", output_index=len(self.output), item=item),
+            ]
+            self.output.append(item)
+        return events
 
     def queue(self) -> None:
         """It will wait, and nobody for it: to be said before `start`."""
         self.status = "queued"
 
-    def go_on(self) -> Json:
+    def go_on(self) -> list[Json]:
         """From queued to in progress."""
         self.status = "in_progress"
-        return self.keep_alive()
+        return [self.keep_alive(), *self._listed()]
 
     def keep_alive(self) -> Json:
         """A real event, for comments do not reset every client's clock."""
@@ -86,7 +101,7 @@ class ResponseFold:
             case MessageStarted(header):
                 name = None
                 if header.is_call and self._is_hosted(header.recipient or ""):
-                    return self._open_hosted(header.recipient or "")
+                    return self._open_hosted(header.recipient or "", header.channel)
                 if header.is_call:
                     aliases = self.wanted.plan.aliases
                     name = self.wanted.names.get(aliases.of_recipient(header.recipient or ""))
@@ -94,8 +109,8 @@ class ResponseFold:
                         return []
                 return self._open(header.channel, name)
             case TextDelta(text) if self._hosted is not None:
-                if self._hosted.is_python:
-                    return [self._hosted_event("code.delta", self._hosted, separator="_", delta=text)]
+                if self._hosted.pieces is not None:
+                    return [self._hosted_event(self._hosted.pieces[0], self._hosted, delta=text)]
             case TextDelta(text) if self._item is not None:
                 return self._delta(text)
             case CitationFound(citation) if self._is("message"):
@@ -107,8 +122,8 @@ class ResponseFold:
             case MessageDone(message):
                 return self._close("incomplete" if message.ended_by is None else "completed")
             case ToolStarted(_, name, _) if self._running and self._is_hosted(name):
-                doing = "interpreting" if self._running[0].is_python else "searching"
-                return [self._hosted_event(doing, self._running[0])]
+                doing = self._running[0].doing
+                return [self._hosted_event(f".{doing}", self._running[0])] if doing else []
             case ToolDone(_, name, answers, _, failed) if self._running and self._is_hosted(name):
                 return self._answered(self._running.pop(0), "".join(map(text_of, answers)), failed)
             case TurnDone(reason, _, usage):
@@ -135,34 +150,50 @@ class ResponseFold:
 
     def _is_hosted(self, recipient: str) -> bool:
         found = self.wanted.plan.toolbox.find(recipient)
-        return found is not None and found[0] in self.wanted.plan.toolbox.built_in
+        if found is not None and found[0] in self.wanted.plan.toolbox.built_in:
+            return True
+        return self._mcp_name(recipient) is not None
 
-    def _open_hosted(self, recipient: str) -> list[Json]:
-        found = self.wanted.plan.toolbox.find(recipient)
-        assert found is not None
-        call = self._hosted = HostedCall.begin(found[1], len(self.output), f"cntr_{self.id.removeprefix('resp_')}")
+    def _mcp_name(self, recipient: str) -> ToolName | None:
+        name = self.wanted.names.get(self.wanted.plan.aliases.of_recipient(recipient))
+        return name if name is not None and name.mcp else None
+
+    def _open_hosted(self, recipient: str, channel: str | None) -> list[Json]:
+        mcp = self._mcp_name(recipient)
+        if mcp is not None:
+            assert mcp.mcp is not None
+            call = HostedCall.begin_mcp(mcp.name, mcp.mcp, len(self.output))
+        else:
+            found = self.wanted.plan.toolbox.find(recipient)
+            assert found is not None
+            call = HostedCall.begin(found[1], len(self.output), f"cntr_{self.id.removeprefix('resp_')}")
+        self._hosted = call
         self.output.append(call.item)
         self._text = ""
         added = self._event("response.output_item.added", output_index=call.index, item=dict(call.item))
-        return [added, self._hosted_event("in_progress", call)]
+        return [added, self._hosted_event(".in_progress", call)]
 
     def _called(self, message: ParsedMessage) -> list[Json]:
         call, self._hosted = self._hosted, None
         assert call is not None
         call.called(message.header.recipient or "", message.content)
         self._running.append(call)
-        return [self._hosted_event("code.done", call, separator="_", code=call.item["code"])] if call.is_python else []
+        if call.pieces is None:
+            return []
+        _, done, name = call.pieces
+        return [self._hosted_event(done, call, **{name: call.item[name]})]
 
     def _answered(self, call: HostedCall, answer: str, failed: bool) -> list[Json]:
         call.answered(
             answer, failed=failed, outputs="code_interpreter_call.outputs" in (self.wanted.request.include or [])
         )
         done = self._event("response.output_item.done", output_index=call.index, item=dict(call.item))
-        return [self._hosted_event("completed", call), done]
+        ended = "failed" if failed and call.kind == "mcp_call" else "completed"  # the others have no event for it
+        return [self._hosted_event(f".{ended}", call), done]
 
-    def _hosted_event(self, what: str, call: HostedCall, *, separator: str = ".", **fields: Any) -> Json:
+    def _hosted_event(self, what: str, call: HostedCall, **fields: Any) -> Json:
         place = {"item_id": call.item["id"], "output_index": call.index}
-        return self._event(f"response.{call.kind}{separator}{what}", **place, **fields)
+        return self._event(f"response.{call.kind}{what}", **place, **fields)
 
     def _annotate(self, citation: Citation) -> list[Json]:
         """The citation's mark stays in the text; start and end are where it stands."""

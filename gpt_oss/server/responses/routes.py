@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 from gpt_oss.harmony.render import Conversation, render_prompt
 from gpt_oss.server.errors import RequestError
+from gpt_oss.server.hosted import McpTools
 from gpt_oss.server.openapi import body_of
 from gpt_oss.server.responses.compaction import compact
 from gpt_oss.server.responses.history import History, history_of
@@ -60,7 +61,12 @@ async def _begin(service: Service, wanted: ResponsesRequest, history: History) -
     store = service.store if wanted.store is not False else None
     if wanted.background and store is None:
         raise RequestError("background needs store, and a server that stores", param="background")
-    plan = inbound(wanted, history.items, service.hosted, conversation=history.conversation)
+    mcp = await service.hosted.connect(wanted.tools)
+    try:
+        plan = inbound(wanted, history.items, service.hosted, conversation=history.conversation, mcp=mcp)
+    except BaseException:
+        await _disconnect(mcp)
+        raise
     seal = service.seal.close if "reasoning.encrypted_content" in (wanted.include or []) else None
     fold = ResponseFold(plan, service.model, store=store is not None, seal=seal)
     if wanted.background:
@@ -77,10 +83,16 @@ async def _begin(service: Service, wanted: ResponsesRequest, history: History) -
                 await store.finish(fold.response(), sent if wanted.background else (), history.added)
         finally:
             service.live.pop(fold.id, None)
+            await _disconnect(mcp)
 
     live = LiveResponse(fold, service.runner, at_start, at_end)
     service.live[fold.id] = live
     return live
+
+
+async def _disconnect(mcp: Sequence[McpTools]) -> None:
+    for each in mcp:
+        await each.server.close()
 
 
 def remember_reasoning(service: Service, output: Sequence[Json]) -> None:
