@@ -71,9 +71,24 @@ def _open_torch(checkpoint: Checkpoint, options: LoadOptions) -> Model:
     return open_model(checkpoint, dtype=options.precision or "bf16", cache_tokens=options.context_tokens)
 
 
-BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {"cpu": _open_cpu, "torch": _open_torch}
+def _open_triton(checkpoint: Checkpoint, options: LoadOptions) -> Model:
+    from gpt_oss.backends.triton import open_model
 
-_NEEDS = {"torch": "torch"}  # backend: the package that it imports; the extra has the backend's name
+    if options.kv != "bf16":
+        raise ParameterError(f"{options.kv} keys and values need the cpu backend; choose it, or bf16")
+    return open_model(checkpoint, dtype=options.precision, cache_tokens=options.context_tokens, progress=True)
+
+
+BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {
+    "cpu": _open_cpu,
+    "torch": _open_torch,
+    "triton": _open_triton,
+}
+
+_NEEDS = {
+    "torch": "torch",
+    "triton": "triton",
+}  # backend: the package that it imports; the extra has the backend's name
 
 
 def choose_backend(name: str) -> str:
@@ -122,8 +137,12 @@ def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenG
         sys.exit(0)
     name = f"{backend} ({getattr(model, 'description', options.precision or 'default precision')})"
     identity = f"{name} {fingerprint(opened)}"
+    step = getattr(model, "prompt_tokens", None)  # what a step of a GPU likes, where it knows
+    usual = EngineConfig()
     config = EngineConfig(
         name=name,
+        max_prompt_tokens=step or usual.max_prompt_tokens,
+        max_running=getattr(model, "sequences", usual.max_running),
         speculate=options.speculate,
         context_tokens=options.context_tokens,
         prefix_file=prefix_file(identity) if options.keep_prefixes else None,

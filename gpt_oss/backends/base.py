@@ -24,6 +24,14 @@ FREED = -1  # a windowed block that no query can see any more
 
 
 @dataclass(frozen=True)
+class Draw:
+    """How the tokens after a chunk will be drawn, as far as SamplesItself.sample can: see there."""
+
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Chunk:
     """New tokens of one sequence in one `Model.forward`.
 
@@ -35,6 +43,8 @@ class Chunk:
         the window of every token of this chunk.
     logits: how many of the chunk's last positions need logits: 0 (a prompt's earlier chunks), 1 (the usual), or
         more (verification of drafted tokens).
+    draw: what `sample` will be asked of these logits, each for the position after its own, where that is known before:
+        a backend may then draw in the same step. Only a hint.
     """
 
     tokens: Int32
@@ -42,6 +52,7 @@ class Chunk:
     blocks: Int32
     window_blocks: Int32
     logits: int = 1
+    draw: Draw | None = None
 
 
 class Logits(Protocol):

@@ -405,7 +405,8 @@ class Engine:
         tokens = [*item.request.tokens[position : position + item.count], *item.draft]
         blocks, window_blocks = self._cache.tables(lease, position, position + len(tokens))
         rows = 1 + len(item.draft) if item.samples else 0
-        return Chunk(np.array(tokens, np.int32), position, blocks, window_blocks, rows)
+        draw = item.request.sampler.draw
+        return Chunk(np.array(tokens, np.int32), position, blocks, window_blocks, rows, draw)
 
     def _sample(self, work: Sequence[Work], logits: Logits) -> None:
         row = 0

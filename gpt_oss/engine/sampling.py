@@ -12,7 +12,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_oss.backends.base import Float32, Logits, SampledToken, SamplesItself
+from gpt_oss.backends.base import Draw, Float32, Logits, SampledToken, SamplesItself
 from gpt_oss.engine.noise import gumbel, likely_winners
 from gpt_oss.errors import ParameterError
 from gpt_oss.params import Grammar, SamplingParams
@@ -39,6 +39,11 @@ class Sampler:
         filtered = params.top_p < 1 or params.top_k > 0 or params.min_p > 0
         edited = self._penalised or params.logit_bias or params.grammar is not None
         self._plain = not filtered and not edited and params.logprobs is None
+
+    @property
+    def draw(self) -> Draw | None:
+        """For backends that sample themselves; None where a token's draw needs more than this."""
+        return Draw(self.params.temperature, self.seed) if self._plain else None
 
     def next(self, logits: Logits, row: int, position: int) -> SampledToken:
         """Draw the token at `position` from one row, and remember it."""

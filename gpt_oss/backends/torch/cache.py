@@ -99,6 +99,11 @@ class Cache:
             written = self._rows(layer, span).written
             keys[written], values[written] = k[span.rows], v[span.rows]
 
+    def pool(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys and all values of a layer, [rows, kv_heads, head_dim], to be read and written in place."""
+        keys, values = self._layers[layer]
+        return keys, values
+
     def read(self, layer: int, span: Span) -> tuple[Tensor, Tensor, Tensor]:
         """k, v [keys, kv_heads, head_dim] that the span's queries may see, and their positions [keys]."""
         keys, values = self._layers[layer]

@@ -11,23 +11,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+VALUES = 4096  # that a program takes at least, in whole rows
+
 
 @triton.jit
-def _kernel(x, terms, shares, scale, out, hidden, eps, TERMS: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < hidden
-    value = tl.load(x + row * hidden + column, mask=inside, other=0.0)
+def kernel(
+    x, terms, shares, scale, out, tokens, hidden, eps,
+    TERMS: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, BLOCK)[None, :]
+    inside = (row < tokens)[:, None] & (column < hidden)
+    at = row[:, None] * hidden + column
+    value = tl.load(x + at, mask=inside, other=0.0)
     if TERMS > 0:
         for i in tl.static_range(TERMS):
-            term = tl.load(terms + (row * TERMS + i) * hidden + column, mask=inside, other=0.0).to(tl.float32)
+            nth = row * TERMS + i
+            term = tl.load(terms + nth[:, None] * hidden + column, mask=inside, other=0.0).to(tl.float32)
             if SHARED:
-                term *= tl.load(shares + row * TERMS + i)
+                term *= tl.load(shares + nth, mask=row < tokens, other=0.0)[:, None]
             value += term
-        tl.store(x + row * hidden + column, value, mask=inside)
-    normal = value * tl.rsqrt(tl.sum(value * value) / hidden + eps)
-    normal *= tl.load(scale + column, mask=inside, other=0.0)
-    tl.store(out + row * hidden + column, normal.to(out.dtype.element_ty), mask=inside)
+        tl.store(x + at, value, mask=inside)
+    normal = value * tl.rsqrt(tl.sum(value * value, 1) / hidden + eps)[:, None]
+    normal *= tl.load(scale + column, mask=column < hidden, other=0.0)
+    tl.store(out + at, normal.to(out.dtype.element_ty), mask=inside)
 
 
 def add_norm(
@@ -40,17 +47,21 @@ def add_norm(
     tokens, hidden = x.shape
     out = torch.empty(tokens, hidden, dtype=dtype, device=x.device)
     count = 0 if terms is None else terms.numel() // x.numel()
-    _kernel[(tokens,)](
+    block = triton.next_power_of_2(hidden)
+    rows = max(1, VALUES // block)
+    kernel[(triton.cdiv(tokens, rows),)](
         x,
         terms,
         shares,
         scale,
         out,
+        tokens,
         hidden,
         eps,
         TERMS=count,
         SHARED=shares is not None,
-        BLOCK=triton.next_power_of_2(hidden),
+        ROWS=rows,
+        BLOCK=block,
         num_warps=8,
     )
     return out

@@ -11,53 +11,48 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+VALUES = 4096  # pairs of values that a program takes at least, in whole tokens
+
 
 @triton.jit
 def _kernel(
-    qkv,
-    cosines,
-    sines,
-    positions,
-    sequences,
-    table,
-    table_width,
-    q,
-    keys,
-    values,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    position = tl.load(positions + token)
-    if position < 0:  # padding of a batch
-        return
+    qkv, cosines, sines, positions, sequences, table, table_width, q, keys, values, tokens,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     half: tl.constexpr = DIM // 2
-    head = tl.arange(0, ROWS)[:, None]
-    i = tl.arange(0, half)[None, :]
-    first = qkv + (token * (HEADS + 2 * KV_HEADS) + head) * DIM + i
-    inside = head < HEADS + 2 * KV_HEADS
-    x1 = tl.load(first, mask=inside, other=0.0).to(tl.float32)
-    x2 = tl.load(first + half, mask=inside, other=0.0).to(tl.float32)
+    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    position = tl.load(positions + token, mask=token < tokens, other=-1)
+    real = position >= 0  # the rest is padding
+    sequence = tl.load(sequences + token, mask=real, other=0).to(tl.int64)
+    block = tl.load(table + sequence * table_width + position // BLOCK_TOKENS, mask=real, other=0)
+    row = (block.to(tl.int64) * BLOCK_TOKENS + position % BLOCK_TOKENS)[:, None, None] * KV_HEADS
+    token, position, real = token[:, None, None], position[:, None, None], real[:, None, None]
+    head = tl.arange(0, ROWS)[None, :, None]
+    i = tl.arange(0, half)[None, None, :]
+
+    inside = real & (head < HEADS + 2 * KV_HEADS)
+    x = qkv + (token * (HEADS + 2 * KV_HEADS) + head) * DIM + i
+    x1 = tl.load(x, mask=inside, other=0.0).to(tl.float32)
+    x2 = tl.load(x + half, mask=inside, other=0.0).to(tl.float32)
     turned = head < HEADS + KV_HEADS
-    cos = tl.where(turned, tl.load(cosines + position * half + i), 1.0)
-    sin = tl.where(turned, tl.load(sines + position * half + i), 0.0)
+    cos = tl.where(turned, tl.load(cosines + position * half + i, mask=real, other=1.0), 1.0)
+    sin = tl.where(turned, tl.load(sines + position * half + i, mask=real, other=0.0), 0.0)
     y1 = (x1 * cos - x2 * sin).to(q.dtype.element_ty)
     y2 = (x2 * cos + x1 * sin).to(q.dtype.element_ty)
 
     to = q + (token * HEADS + head) * DIM + i
-    tl.store(to, y1, mask=head < HEADS)
-    tl.store(to + half, y2, mask=head < HEADS)
-    block = tl.load(table + tl.load(sequences + token).to(tl.int64) * table_width + position // BLOCK_TOKENS)
-    row = block.to(tl.int64) * BLOCK_TOKENS + position % BLOCK_TOKENS
-    to = keys + (row * KV_HEADS + head - HEADS) * DIM + i
-    tl.store(to, y1, mask=(head >= HEADS) & turned)
-    tl.store(to + half, y2, mask=(head >= HEADS) & turned)
-    to = values + (row * KV_HEADS + head - HEADS - KV_HEADS) * DIM + i
-    tl.store(to, y1, mask=inside & (head >= HEADS + KV_HEADS))
-    tl.store(to + half, y2, mask=inside & (head >= HEADS + KV_HEADS))
+    is_query = real & (head < HEADS)
+    tl.store(to, y1, mask=is_query)
+    tl.store(to + half, y2, mask=is_query)
+    to = keys + (row + head - HEADS) * DIM + i
+    is_key = real & (head >= HEADS) & turned
+    tl.store(to, y1, mask=is_key)
+    tl.store(to + half, y2, mask=is_key)
+    to = values + (row + head - HEADS - KV_HEADS) * DIM + i
+    is_value = inside & (head >= HEADS + KV_HEADS)
+    tl.store(to, y1, mask=is_value)
+    tl.store(to + half, y2, mask=is_value)
 
 
 def rotate_and_store(
@@ -80,7 +75,9 @@ def rotate_and_store(
     _, kv_heads, dim = keys.shape
     heads = qkv.shape[1] // dim - 2 * kv_heads
     q = torch.empty(len(qkv), heads, dim, dtype=qkv.dtype, device=qkv.device)
-    _kernel[(len(qkv),)](
+    rows = triton.next_power_of_2(heads + 2 * kv_heads)
+    tokens = max(1, VALUES // (rows * dim // 2))
+    _kernel[(triton.cdiv(len(qkv), tokens),)](
         qkv,
         cosines,
         sines,
@@ -91,11 +88,13 @@ def rotate_and_store(
         q,
         keys,
         values,
+        len(qkv),
         HEADS=heads,
         KV_HEADS=kv_heads,
         DIM=dim,
         BLOCK_TOKENS=block_tokens,
-        ROWS=triton.next_power_of_2(heads + 2 * kv_heads),
+        TOKENS=tokens,
+        ROWS=rows,
         num_warps=4,
     )
     return q

@@ -14,34 +14,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+VALUES = 1024  # that a program of `choose` takes at least, in whole rows
+
 
 @triton.jit
 def _choose(
-    logits,
-    positions,
-    chosen,
-    shares,
-    EXPERTS: tl.constexpr,
-    COUNT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SLOTS: tl.constexpr,
-):
-    token = tl.program_id(0)
-    expert = tl.arange(0, BLOCK)
-    slot = tl.arange(0, SLOTS)
-    left = tl.load(logits + token * EXPERTS + expert, mask=expert < EXPERTS, other=float("-inf")).to(tl.float32)
-    greatest = tl.max(left, 0)
-    weights = tl.zeros((SLOTS,), tl.float32)
-    experts = tl.zeros((SLOTS,), tl.int32)
+    logits, positions, chosen, shares, tokens,
+    EXPERTS: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, SLOTS: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    expert = tl.arange(0, BLOCK)[None, :]
+    slot = tl.arange(0, SLOTS)[None, :]
+    inside = (token < tokens) & (expert < EXPERTS)
+    left = tl.load(logits + token * EXPERTS + expert, mask=inside, other=0.0).to(tl.float32)
+    left = tl.where(expert < EXPERTS, left, float("-inf"))
+    greatest = tl.max(left, 1)[:, None]
+    weights = tl.zeros((ROWS, SLOTS), tl.float32)
+    experts = tl.zeros((ROWS, SLOTS), tl.int32)
     for i in tl.static_range(COUNT):
-        best = tl.argmax(left, 0)
-        weights = tl.where(slot == i, tl.exp(tl.max(left, 0) - greatest), weights)
+        best = tl.argmax(left, 1)[:, None]
+        weights = tl.where(slot == i, tl.exp(tl.max(left, 1)[:, None] - greatest), weights)
         experts = tl.where(slot == i, best, experts)
         left = tl.where(expert == best, float("-inf"), left)
-    if tl.load(positions + token) < 0:
-        experts = tl.full((SLOTS,), EXPERTS, tl.int32)
-    tl.store(chosen + token * COUNT + slot, experts, mask=slot < COUNT)
-    tl.store(shares + token * COUNT + slot, weights / tl.sum(weights, 0), mask=slot < COUNT)
+    padding = tl.load(positions + token, mask=token < tokens, other=-1) < 0
+    store = (token < tokens) & (slot < COUNT)
+    tl.store(chosen + token * COUNT + slot, tl.where(padding, EXPERTS, experts), mask=store)
+    tl.store(shares + token * COUNT + slot, weights / tl.sum(weights, 1)[:, None], mask=store)
 
 
 def choose(logits: Tensor, positions: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -53,16 +51,20 @@ def choose(logits: Tensor, positions: Tensor, count: int) -> tuple[Tensor, Tenso
     tokens, experts = logits.shape
     chosen = torch.empty(tokens, count, dtype=torch.int32, device=logits.device)
     shares = torch.empty(tokens, count, dtype=torch.float32, device=logits.device)
-    _choose[(tokens,)](
+    block = triton.next_power_of_2(experts)
+    rows = max(1, VALUES // block)
+    _choose[(triton.cdiv(tokens, rows),)](
         logits,
         positions,
         chosen,
         shares,
+        tokens,
         EXPERTS=experts,
         COUNT=count,
-        BLOCK=triton.next_power_of_2(experts),
+        ROWS=rows,
+        BLOCK=block,
         SLOTS=triton.next_power_of_2(count),
-        num_warps=1,
+        num_warps=4,
     )
     return chosen, shares
 
