@@ -1,4 +1,4 @@
-"""Kernels compile for real GPUs without one: what they take of a processor is within its limits, and hardly anything spills."""
+"""Kernels compile for real GPUs without one, within the limits of a processor, and hardly anything spills."""
 
 from __future__ import annotations
 

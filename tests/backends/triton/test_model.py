@@ -144,8 +144,8 @@ def test_what_does_not_fit_is_refused_with_figures() -> None:
 def test_bad_requests(model: TritonModel, device: str) -> None:
     with pytest.raises(ParameterError, match="outside the model's vocabulary"):
         SingleSequence(model).forward(np.array([TINY.vocab_size]))
+    blocks = np.zeros(40, np.int32)
     with pytest.raises(ContextOverflowError, match="does not fit"):
-        blocks = np.zeros(40, np.int32)
         model.forward([Chunk(np.zeros(1, np.int32), 1100, blocks, blocks)])
     with pytest.raises(ParameterError, match="precision"):
         open_model(WEIGHTS, dtype="float16", device=device)
