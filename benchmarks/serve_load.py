@@ -24,7 +24,23 @@ import httpx
 import numpy as np
 from tqdm import tqdm
 
-WORDS = ["apple", "river", "stone", "cloud", "paper", "green", "seven", "early", "north", "table", "light", "water", "music", "green", "tower"]
+WORDS = [
+    "apple",
+    "river",
+    "stone",
+    "cloud",
+    "paper",
+    "green",
+    "seven",
+    "early",
+    "north",
+    "table",
+    "light",
+    "water",
+    "music",
+    "green",
+    "tower",
+]
 
 
 @dataclass

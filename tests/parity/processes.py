@@ -1,4 +1,4 @@
-"""The torch backend in several processes under torchrun. `run` starts them; each executes this file's `main`.
+"""The torch backend (or triton's) in several processes under torchrun. `run` starts them; each executes this file's `main`.
 
 Rank 0 saves logits for the parent to judge; the defects of defects.py are injected in every process alike.
 """
@@ -6,6 +6,7 @@ Rank 0 saves logits for the parent to judge; the defects of defects.py are injec
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -21,7 +22,14 @@ BLOCKS = np.arange(4, dtype=np.int32)  # of the cache, copied out and in again
 
 
 def run(
-    checkpoint: Path, tokens: np.ndarray, folder: Path, *, processes: int = 2, dtype: str = "float32", defects: int = 0
+    checkpoint: Path,
+    tokens: np.ndarray,
+    folder: Path,
+    *,
+    processes: int = 2,
+    dtype: str = "float32",
+    defects: int = 0,
+    backend: str = "torch",
 ) -> dict[str, Float32]:
     """What rank 0 saved: "logits" [tokens, vocab], "resumed" (see main), and "defect i" for the first `defects` ones.
 
@@ -29,7 +37,7 @@ def run(
     """
     np.save(folder / "tokens.npy", tokens)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "tests.parity.processes", str(checkpoint), str(folder), dtype, str(defects)]
+    command += ["-m", "tests.parity.processes", str(checkpoint), str(folder), dtype, str(defects), backend]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,13 +51,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("dtype")
     parser.add_argument("defects", type=int)
+    parser.add_argument("backend")
     args = parser.parse_args()
 
     from gpt_oss.backends.sequence import SingleSequence
-    from gpt_oss.backends.torch import open_model
     from gpt_oss.model.checkpoint import open_checkpoint
     from tests.parity.defects import PARALLEL_DEFECTS
 
+    open_model = importlib.import_module(f"gpt_oss.backends.{args.backend}").open_model
     tokens = np.load(args.folder / "tokens.npy")
     saved = {}
     checkpoint = open_checkpoint(args.checkpoint)

@@ -37,7 +37,7 @@ from gpt_oss.backends.triton.logits import Drawn, TritonLogits
 from gpt_oss.backends.triton.memory import LEAST_TOKENS, PROMPT_TOKENS, Sizes, sizes_that_fit
 from gpt_oss.backends.triton.network import Batch, Gpu, Network
 from gpt_oss.backends.triton.sampling import sample
-from gpt_oss.backends.triton.weights import load
+from gpt_oss.backends.triton.weights import NetworkWeights, load
 from gpt_oss.errors import BackendError, ConfigError, ContextOverflowError, ParameterError
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.tensors import Weights
@@ -52,7 +52,8 @@ INTERPRETER = Gpu(processors=4, shared_memory=227 * 1024)  # what its kernels ar
 
 
 class TritonModel:
-    """See backends.base.Model. Under torchrun only rank 0 calls its methods; the others call `follow`.
+    """See backends.base.Model. weights: this process's share. Under torchrun only rank 0 calls its methods; the others
+    call `follow`.
 
     prompt_tokens: how many a step should have at most, for its activations to fit. sequences: how many side by side.
     """
@@ -61,14 +62,13 @@ class TritonModel:
 
     def __init__(
         self,
-        source: Weights,
+        config: ModelConfig,
+        weights: NetworkWeights,
         dtype: torch.dtype,
         device: torch.device,
         ranks: Ranks,
         sizes: Sizes,
-        progress: bool = False,
     ) -> None:
-        config = source.config
         share = Share(config, ranks.rank, ranks.count)
         self.config: ModelConfig = config
         self.block_tokens = BLOCK_TOKENS
@@ -80,7 +80,6 @@ class TritonModel:
         self._device = device
         self._ranks = ranks
         self._kv_heads = share.kv_heads
-        weights = load(source, share, dtype, device, progress=progress)
         self._cache = Cache(config, share.kv_heads, self.cache_blocks, BLOCK_TOKENS, dtype, device)
         self._capacity = min(self.cache_blocks * BLOCK_TOKENS, config.max_context)
         cosines, sines = rotary_tables(config, torch.arange(self._capacity, device=device), torch.float32)
@@ -236,7 +235,8 @@ def open_model(
         ranks = Ranks(chosen)
         share = Share(source.config, ranks.rank, ranks.count)
         sizes = _sizes(source.config, share, DTYPES[dtype], chosen, cache_tokens)
-        return TritonModel(source, DTYPES[dtype], chosen, ranks, sizes, progress and ranks.rank == 0)
+        weights = load(source, share, DTYPES[dtype], chosen, progress=progress and ranks.rank == 0)
+        return TritonModel(source.config, weights, DTYPES[dtype], chosen, ranks, sizes)
     except RuntimeError as error:
         raise BackendError(f"torch cannot open the model on {device or 'the GPU'}: {error}") from error
 

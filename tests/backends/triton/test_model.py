@@ -23,6 +23,7 @@ from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import RandomWeights
 from gpt_oss.params import SamplingParams
 from tests.conftest import TINY
+from tests.parity import processes
 
 WEIGHTS = RandomWeights(TINY, seed=5)
 TOKENS = np.random.default_rng(5).integers(0, TINY.vocab_size, 300)
@@ -118,6 +119,16 @@ def test_under_the_engine_it_says_what_torch_says(device: str) -> None:
         said.append([[token.id for token in stream] for stream in streams])
         engine.close()
     assert said[0] == said[1]
+
+
+def test_two_processes_share_it(tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    tokens = TOKENS[:132]  # what is copied out and in again is 128 long
+    shared = processes.run(tiny_checkpoints["original"], tokens, tmp_path, backend="triton")
+    with open_checkpoint(tiny_checkpoints["original"]) as checkpoint:
+        opened = torch_backend.open_model(checkpoint, dtype="float32", device="cpu", cache_tokens=256)
+        right = SingleSequence(opened).forward(tokens, logits=None)
+    np.testing.assert_allclose(shared["logits"], right, atol=NEAR)
+    np.testing.assert_allclose(shared["resumed"], right[128:], atol=NEAR)
 
 
 def test_it_is_a_backend_by_name(tiny_checkpoints: dict[str, Path]) -> None:

@@ -1,0 +1,283 @@
+"""The triton backend on a GPU, against what the same GPU can do: `python -m benchmarks.gpu`.
+
+Random weights of a released shape are made on the device. In one run: the error of a few layers against float32, the
+copy bandwidth and the bf16 matmul rate of this GPU, decode at several batches and contexts with its bytes and their
+share of that bandwidth, prefill with its FLOPs and their share of that rate, and the peak of memory. `--shape tiny` is
+for trying the script itself, in Triton's interpreter too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from gpt_oss.backends import torch as torch_backend
+from gpt_oss.backends.base import Chunk, Draw
+from gpt_oss.backends.sequence import SingleSequence
+from gpt_oss.backends.torch.ranks import Ranks
+from gpt_oss.backends.torch.weights import Share, Vocabulary
+from gpt_oss.backends.triton import TritonModel, mxfp4, open_model
+from gpt_oss.backends.triton.experts import Matrices
+from gpt_oss.backends.triton.memory import Sizes
+from gpt_oss.backends.triton.model import BLOCK_TOKENS, INTERPRETED
+from gpt_oss.backends.triton.weights import Block, NetworkWeights, weights_bytes
+from gpt_oss.model.config import ModelConfig
+from gpt_oss.model.factory import RandomWeights
+
+SHAPES = {
+    "20b": ModelConfig(),
+    "120b": ModelConfig(num_hidden_layers=36, num_experts=128),
+    "tiny": ModelConfig(
+        num_hidden_layers=2, num_experts=4, experts_per_token=2, vocab_size=1024, hidden_size=128,
+        intermediate_size=128, head_dim=32, num_attention_heads=4, num_key_value_heads=2,
+    ),
+}  # fmt: skip
+SCALES = (116, 122)  # e8m0 codes of random blocks: weights of about the size of the released ones
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Of one call, the median; warm."""
+    work()
+    times = []
+    for _ in range(repeats):
+        _wait(device)
+        started = time.perf_counter()
+        work()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second, read and written together."""
+    count = (4 << 30) if device.type == "cuda" else 64 << 20
+    source = torch.empty(count, dtype=torch.uint8, device=device).zero_()
+    target = torch.empty_like(source)
+    return 2 * count / seconds(lambda: target.copy_(source), device, 10)
+
+
+def matmul_rate(device: torch.device) -> float:
+    """FLOPs a second of a large bf16 product."""
+    size = 8192 if device.type == "cuda" else 512
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: a @ b, device, 10)
+
+
+# ---- the model ------------------------------------------------------------------------------------------------------
+
+
+def random_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> NetworkWeights:
+    generator = torch.Generator(device).manual_seed(1)
+
+    def normal(*shape: int, scale: float = 0.02, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=device, dtype=torch.float32).mul_(scale).to(kind)
+
+    def matrices(rows: int, columns: int) -> Matrices:
+        experts, groups = config.num_experts, mxfp4.groups_of(columns)
+        words = torch.empty(experts, rows, groups * mxfp4.WORDS.value, dtype=torch.int32, device=device)
+        scales = torch.empty(experts, groups, rows, dtype=torch.int32, device=device)
+        for expert in range(experts):
+            options = {"generator": generator, "device": device, "dtype": torch.uint8}
+            mxfp4.arrange_blocks(torch.randint(256, (rows, columns // 32, 16), **options), words[expert])
+            mxfp4.arrange_scales(torch.randint(*SCALES, (rows, columns // 32), **options), scales[expert])
+        return Matrices(words, scales, normal(experts, rows), columns)
+
+    hidden, inter = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    rows = queries + 2 * config.num_key_value_heads * config.head_dim
+
+    def block() -> Block:
+        ones = torch.ones(hidden, device=device)
+        return Block(
+            attention_norm=ones, qkv_weight=normal(rows, hidden), qkv_bias=normal(rows),
+            sinks=normal(config.num_attention_heads, scale=1.0), out_weight=normal(hidden, queries),
+            out_bias=normal(hidden), mlp_norm=ones, gate_weight=normal(config.num_experts, hidden),
+            gate_bias=normal(config.num_experts), mlp1=matrices(2 * inter, hidden), mlp2=matrices(hidden, inter),
+        )  # fmt: skip
+
+    def vocabulary() -> Vocabulary:
+        return Vocabulary(normal(config.vocab_size, hidden, scale=1.0), 0, config.vocab_size)
+
+    layers = tqdm(range(config.num_hidden_layers), unit=" layers", desc="random weights")
+    blocks = [block() for _ in layers]
+    return NetworkWeights(vocabulary(), blocks, torch.ones(hidden, device=device), vocabulary())
+
+
+def error_against_float32(config: ModelConfig, device: torch.device, dtype: str) -> float:
+    """Relative, of the logits of 200 tokens after two layers, prompt and answers, against torch in float32."""
+    weights = RandomWeights(replace(config, num_hidden_layers=2, num_experts=min(8, config.num_experts)), seed=3)
+    tokens = np.random.default_rng(3).integers(0, weights.config.vocab_size, 200)
+
+    def logits(model: object) -> np.ndarray:
+        sequence = SingleSequence(model)  # type: ignore[arg-type]
+        prompt = sequence.forward(tokens[:190], logits=None)
+        return np.concatenate([prompt, *(sequence.forward(tokens[i : i + 1]) for i in range(190, 200))])
+
+    right = logits(torch_backend.open_model(weights, dtype="float32", device=str(device), cache_tokens=256))
+    ours = logits(open_model(weights, dtype=dtype, device=str(device), cache_tokens=256))
+    return float(np.linalg.norm(ours - right) / np.linalg.norm(right))
+
+
+# ---- bytes and FLOPs ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Costs:
+    config: ModelConfig
+    itemsize: int
+
+    @property
+    def _dense_values(self) -> int:
+        """Of attention and router, a layer."""
+        c = self.config
+        heads = (c.num_attention_heads + 2 * c.num_key_value_heads) * c.head_dim
+        return c.hidden_size * (heads + c.num_attention_heads * c.head_dim + c.num_experts)
+
+    @property
+    def _expert_values(self) -> int:
+        return 3 * self.config.hidden_size * self.config.intermediate_size
+
+    def decode_bytes(self, batch: int, context: int) -> float:
+        """That a step must read: each weight once, of the experts those that somebody chose, and keys and values."""
+        c = self.config
+        chosen = c.num_experts * (1 - (1 - c.experts_per_token / c.num_experts) ** batch)
+        layer = self._dense_values * self.itemsize + chosen * self._expert_values * 17 / 32
+        per_key = 2 * c.num_key_value_heads * c.head_dim * self.itemsize
+        seen = sum(min(context, c.sliding_window) if c.is_windowed(i) else context for i in range(c.num_hidden_layers))
+        return c.num_hidden_layers * layer + c.vocab_size * c.hidden_size * self.itemsize + batch * seen * per_key
+
+    def prefill_flops(self, tokens: int) -> float:
+        """Active ones; causal attention counted once, the unembedding for one token."""
+        c = self.config
+        values = self._dense_values + c.experts_per_token * self._expert_values
+        seen = [min(c.sliding_window, tokens) if c.is_windowed(i) else tokens / 2 for i in range(c.num_hidden_layers)]
+        attention = 4 * c.num_attention_heads * c.head_dim * tokens * sum(seen)
+        return 2 * tokens * c.num_hidden_layers * values + attention + 2 * c.vocab_size * c.hidden_size
+
+
+# ---- the run --------------------------------------------------------------------------------------------------------
+
+
+def decode_rate(model: TritonModel, batch: int, context: int, steps: int, device: torch.device) -> float:
+    """Tokens a second of `batch` answers at this context; keys and values are whatever lies in the cache."""
+    width = -(-(context + steps + 2) // BLOCK_TOKENS)
+    tables = np.arange(batch * width, dtype=np.int32).reshape(batch, width) % model.cache_blocks
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, model.config.usable_vocab_size, batch).astype(np.int32)
+
+    def step(number: int) -> None:
+        position = context + number
+        used = position // BLOCK_TOKENS + 1
+        chunks = [
+            Chunk(tokens[i : i + 1], position, tables[i, :used], tables[i, :used], 1, Draw(1.0, i))
+            for i in range(batch)
+        ]
+        logits = model.forward(chunks)
+        for row in range(batch):
+            tokens[row] = logits.sample(row, 1.0, row, position + 1)
+
+    for number in range(2):  # compiles, and captures the graph
+        step(number)
+    _wait(device)
+    started = time.perf_counter()
+    for number in range(2, 2 + steps):
+        step(number)
+    _wait(device)
+    return batch * steps / (time.perf_counter() - started)
+
+
+def prefill_seconds(model: TritonModel, tokens: int, device: torch.device) -> float:
+    blocks = np.arange(-(-tokens // BLOCK_TOKENS), dtype=np.int32)
+    prompt = np.random.default_rng(2).integers(0, model.config.usable_vocab_size, tokens).astype(np.int32)
+
+    def work() -> None:
+        for first in range(0, tokens, model.prompt_tokens):
+            end = min(tokens, first + model.prompt_tokens)
+            used = blocks[: -(-end // BLOCK_TOKENS)]
+            logits = model.forward([Chunk(prompt[first:end], first, used, used, int(end == tokens), Draw(0.0, 0))])
+        logits.sample(0, 0.0, 0, tokens)
+
+    return seconds(work, device, 3)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, action="append", help="repeatable (default: 20b and 120b)")
+    parser.add_argument("--batch", type=int, action="append", help="repeatable (default: 1, 8, 64)")
+    parser.add_argument("--context", type=int, action="append", help="repeatable (default: 1024, 8192)")
+    parser.add_argument("--prompt", type=int, action="append", help="repeatable (default: 2048, 8192)")
+    parser.add_argument("--steps", type=int, default=64, help="of decode (default: %(default)s)")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    if INTERPRETED:
+        device, dtype = torch.device("cpu"), "float32"
+    elif torch.cuda.is_available():
+        device, dtype = torch.device("cuda"), "bf16"
+    else:
+        parser.error("torch finds no GPU; TRITON_INTERPRET=1 with --shape tiny tries the script without one")
+    kind = {"bf16": torch.bfloat16, "float32": torch.float32}[dtype]
+    bandwidth, rate = copy_bandwidth(device), matmul_rate(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
+    results: list[dict[str, object]] = [
+        {"gpu": name, "copy_gb_per_s": round(bandwidth / 1e9, 1), "bf16_tflops": round(rate / 1e12, 2)}
+    ]
+    for shape in args.shape or ["20b", "120b"]:
+        config = SHAPES[shape]
+        costs = Costs(config, kind.itemsize)
+        results.append({"shape": shape, "relative_error": round(error_against_float32(config, device, dtype), 5)})
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        contexts, batches = args.context or [1024, 8192], args.batch or [1, 8, 64]
+        weights = random_weights(config, kind, device)
+        cache = max(contexts) * max(batches) + max(batches) * (args.steps + 2 * BLOCK_TOKENS)
+        prompts = args.prompt or [2048, 8192]
+        model = TritonModel(config, weights, kind, device, Ranks(device), Sizes(max(cache, *prompts), max(prompts)))
+        for batch in batches:
+            for context in contexts:
+                speed = decode_rate(model, batch, context, args.steps, device)
+                moved = costs.decode_bytes(batch, context)
+                share = moved * speed / batch / bandwidth
+                results.append(
+                    {
+                        "shape": shape, "decode_batch": batch, "context": context,
+                        "tokens_per_s": round(speed, 1), "step_gb": round(moved / 1e9, 3),
+                        "of_copy_bandwidth": round(share, 3),
+                    }
+                )  # fmt: skip
+        for tokens in prompts:
+            took = prefill_seconds(model, tokens, device)
+            flops = costs.prefill_flops(tokens)
+            results.append(
+                {
+                    "shape": shape, "prefill": tokens, "tokens_per_s": round(tokens / took, 1),
+                    "tflop": round(flops / 1e12, 3), "of_bf16_rate": round(flops / took / rate, 3),
+                }
+            )  # fmt: skip
+        held = weights_bytes(config, Share(config, 0, 1), kind)
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+        results.append({"shape": shape, "weights_gb": round(held / 1e9, 2), "peak_gb": round(peak / 1e9, 2)})
+        del model, weights
+    for result in results:
+        print(json.dumps(result) if args.json else "  ".join(f"{k.replace('_', ' ')} {v}" for k, v in result.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
