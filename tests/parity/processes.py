@@ -1,4 +1,4 @@
-"""The torch or triton backend in several processes under torchrun. `run` starts them; each executes `main` of this file.
+"""The torch or triton backend in several processes under torchrun: `run` starts them, each executes `main` below.
 
 Rank 0 saves logits for the parent to judge; the defects of defects.py are injected in every process alike.
 """
