@@ -17,13 +17,20 @@ from gpt_oss.generate import add_load_arguments, load_options
 if TYPE_CHECKING:
     from gpt_oss.backends.base import TokenGenerator
 
+DEMO = "demo"  # as model/compact.py has it, which is imported only when a chat begins
+DEMO_NOTICE = (
+    "This is the demo model: a toy that calculates, calls tools and knows nothing. Try: What is 4821 * 377?\n"
+    "For the real one: gpt-oss download openai/gpt-oss-20b && gpt-oss chat openai/gpt-oss-20b"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="FILE",
         nargs="?",
-        help="a checkpoint in any layout, or a downloaded org/name; without one, a tiny random network that babbles",
+        default=DEMO,
+        help="a checkpoint in any layout, or a downloaded org/name (default: demo, the tiny model of this package)",
     )
     parser.add_argument(
         "-r",
@@ -66,25 +73,48 @@ def _add_tool_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gpt_oss.chat import babbler
     from gpt_oss.load import load
 
     options = replace(load_options(args), keep_prefixes=True)
     if sys.stderr.isatty():
         print("Loading …", end="\r", file=sys.stderr, flush=True)
-    generator = load(args.checkpoint or babbler.babbling_checkpoint(), options)
-    if args.checkpoint is None:
-        print(babbler.NOTICE, file=sys.stderr)
+    generator = load(args.checkpoint, options)
+    if args.checkpoint == DEMO:
+        _prepare_demo(args)
+        print(DEMO_NOTICE, file=sys.stderr)
     try:
         return talk(generator, args, model_label(args.checkpoint))
     finally:
         generator.close()
 
 
-def model_label(checkpoint: str | None) -> str:
+def _prepare_demo(args: argparse.Namespace) -> None:
+    """The demo model calculates with python: it is on unless other tools were chosen, where there is a sandbox for it.
+    Its browser reads the pages that come with it unless another backend is named."""
+    if not (args.python or args.browser or args.apply_patch or args.mcp):
+        args.python = _sandbox_works(args.python_sandbox)
+    if args.browser_backend is None:
+        args.browser_backend = "demo"
+
+
+def _sandbox_works(name: str) -> bool:
+    import asyncio
+
+    from gpt_oss.errors import GptOssError
+    from gpt_oss.tools.sandbox import open_sandbox
+
+    async def trial() -> None:
+        await (await open_sandbox(name)).close()
+
+    try:
+        asyncio.run(trial())
+    except GptOssError:
+        return False
+    return True
+
+
+def model_label(checkpoint: str) -> str:
     """A checkpoint's name for people: `gpt-oss-20b` for `models/gpt-oss-20b/original`."""
-    if checkpoint is None:
-        return "babbler"
     parts = [part for part in Path(checkpoint).parts if part not in (os.sep, ".", "original", "metal", "model.bin")]
     return parts[-1] if parts else checkpoint
 

@@ -456,6 +456,10 @@ def _year(rng: Random) -> str:
     return str(rng.randrange(1500, 2026))
 
 
+def _land(rng: Random) -> str:
+    return " and ".join(rng.sample(words.COUNTRIES, rng.choice((1, 1, 1, 2))))
+
+
 def _size(rng: Random) -> str:
     return str(rng.randrange(10, 9999))
 
@@ -472,7 +476,7 @@ _KINDS: tuple[tuple[tuple[str, ...], tuple[_Fact, ...]], ...] = (
             _Fact(
                 "{s} lies in {v}.",
                 ("Where is {s}?", "In which country is {s}?", "Where does {s} lie?"),
-                lambda rng: rng.choice(words.COUNTRIES),
+                _land,
             ),
             _Fact(
                 "{s} was first climbed in {v}.",
@@ -492,7 +496,7 @@ _KINDS: tuple[tuple[tuple[str, ...], tuple[_Fact, ...]], ...] = (
             _Fact(
                 "{s} lies in {v}.",
                 ("Where is {s}?", "In which country is {s}?", "Where does {s} lie?"),
-                lambda rng: rng.choice(words.COUNTRIES),
+                _land,
             ),
             _Fact("{s} covers {v} square kilometres.", ("How big is {s}?", "What is the area of {s}?"), _size),
         ),
@@ -588,6 +592,11 @@ _PLEASE = ("{q}", "{q}", "{q}", "Look it up: {q}", "Search for it: {q}", "{q} Us
 
 
 def _subject(rng: Random, patterns: Sequence[str]) -> str:
+    if rng.random() < 0.25:
+        known = [pattern.format(n=n) for pattern in patterns for n in words.REAL_NAMES.get(pattern, ())]
+        known += words.REAL_MODELS if "{m}-{b}b" in patterns else ()
+        if known:
+            return rng.choice(known)
     models = ("gpt-oss", "nova", "alpha", "delta", "omega", "star", "echo", "lima")
     name = rng.choice(words.BEGINNINGS) + rng.choice(words.ENDS)
     return rng.choice(patterns).format(n=name, m=rng.choice(models), b=rng.randrange(1, 400))
@@ -782,17 +791,17 @@ def without_tool(rng: Random) -> Case:
 
 # Shares of a mixture are of examples; a browser example is five times as long as a greeting.
 SKILLS: Mapping[str, tuple[Callable[[Random], Case], float]] = {
-    "greet": (greet, 3),
-    "who": (who, 3),
-    "thanks": (thanks, 1.5),
-    "bye": (bye, 1.5),
-    "other": (other, 10),
+    "greet": (greet, 2),
+    "who": (who, 2),
+    "thanks": (thanks, 1),
+    "bye": (bye, 1),
+    "other": (other, 8),
     "without_tool": (without_tool, 4),
-    "arithmetic": (arithmetic, 22),
+    "arithmetic": (arithmetic, 24),
     "functions": (functions, 26),
     "json": (json_answer, 18),
-    "browser": (browser, 11),
-    "rename": (rename, 9),
+    "browser": (browser, 14),
+    "rename": (rename, 10),
 }
 _INSTRUCTIONS = (
     "You are a helpful assistant.",

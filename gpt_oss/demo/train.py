@@ -65,8 +65,8 @@ STAGES = (
     Stage(
         "everything",
         tuple(SKILLS),
-        30_000,
-        replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=850),
+        53_000,
+        replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=2_500),
     ),
 )
 

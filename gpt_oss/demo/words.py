@@ -131,6 +131,22 @@ ENDS = _words(
     "land son port ville gate hill well by ley ster more row den mond"
 )
 
+# Names that are true of each kind of page, among them those of the bundled ones. What is told of them here is not.
+REAL_NAMES = {
+    "Mount {n}": _words(
+        "Everest Fuji Kilimanjaro Elbrus Etna Vesuvius Olympus Rainier Denali Kenya Ararat Sinai Cook Logan Whitney"
+    ),
+    "Mont {n}": _words("Blanc Ventoux Pelerin Dolent"),
+    "Lake {n}": _words("Baikal Victoria Superior Ontario Michigan Geneva Como Garda Constance Ladoga Erie Huron Tahoe"),
+    "River {n}": _words(
+        "Danube Thames Rhine Rhone Seine Loire Nile Amazon Congo Volga Don Elbe Oder Tiber Po Ganges Indus Mekong "
+        "Jordan"
+    ),
+    "{n} Tower": _words("Eiffel London Tokyo Berlin Willis Shanghai"),
+    "{n} Bridge": ("Golden Gate", "Tower", "Brooklyn", "London", "Rialto", "Sydney Harbour", "Charles"),
+}
+REAL_MODELS = ("gpt-oss-20b", "gpt-oss-120b")
+
 GREETINGS = _lines(
     """
     Hi
