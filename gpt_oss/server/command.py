@@ -9,6 +9,8 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,9 @@ from gpt_oss.errors import GptOssError, MissingDependencyError, ParameterError
 from gpt_oss.generate import add_load_arguments, load_options
 
 if TYPE_CHECKING:
+    from gpt_oss.server.app import ServerOptions
     from gpt_oss.server.hosted import Hosted
+    from gpt_oss.server.service import Service
 
 OLLAMA_PORT = 11434
 log = logging.getLogger("gpt_oss.server")
@@ -89,28 +93,41 @@ def run(args: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from gpt_oss.server.app import ServerOptions, create_app
+        from gpt_oss.server.app import create_app
     except ImportError as error:
         raise MissingDependencyError(f"the server needs more: {error}", hint="pip install 'gpt-oss[serve]'") from error
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with open_service(args, owner=f"{socket.gethostname()}:{args.port}") as (service, options):
+        app = create_app(service, options)
+        backend = service.runner.generator.name
+        print(f"Serving {service.model} on http://{args.host}:{args.port}/v1 ({backend})", file=sys.stderr)
+        uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=int(args.drain))
+    return 0
+
+
+@contextmanager
+def open_service(
+    args: argparse.Namespace, *, owner: str, seal_key: bytes | None = None
+) -> Iterator[tuple[Service, ServerOptions]]:
+    """The model and the store that the flags name, ready to be served; closed at the end.
+
+    owner: this server among those that share a store. seal_key: None takes the one of this machine's user.
+    """
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
     from gpt_oss.load import load
+    from gpt_oss.server.app import ServerOptions
     from gpt_oss.server.keys import Keys, read_keys
     from gpt_oss.server.runner import Runner
     from gpt_oss.server.service import Service
-    from gpt_oss.server.state.memory import Seal, key_in
+    from gpt_oss.server.state.memory import Seal
     from gpt_oss.server.state.store import Store
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     keys = Keys(frozenset(args.api_key), read_keys(args.key_file) if args.key_file else ())
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpt-oss"
     hosted = _hosted(args)
-    store = None
-    if not args.no_store:
-        owner = f"{socket.gethostname()}:{args.port}"
-        store = Store(args.store or str(state / "server.db"), owner=owner, retention_days=args.retention)
-    seal = Seal() if args.no_store else Seal(key_in(state / "seal.key"))
+    store = None if args.no_store else Store(store_address(args), owner=owner, retention_days=args.retention)
+    seal = Seal(seal_key or user_seal_key(args))
     generator = load(args.checkpoint, load_options(args))
     try:
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
@@ -118,21 +135,33 @@ def run(args: argparse.Namespace) -> int:
             generator, max_concurrent=args.max_concurrent, max_queue=args.max_queue, longest_s=args.max_time
         )
         name = args.model_name or model_label(args.checkpoint)
-        service = Service(runner, name, keys, store, seal, hosted=hosted)
         options = ServerOptions(
             drain_s=args.drain,
             origins=tuple(args.cors),
             ollama=args.ollama_compatible,
             log_prompts=args.log_prompts,
         )
-        app = create_app(service, options)
-        print(f"Serving {service.model} on http://{args.host}:{args.port}/v1 ({generator.name})", file=sys.stderr)
-        uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=int(args.drain))
+        yield Service(runner, name, keys, store, seal, hosted=hosted), options
     finally:
         generator.close()
         if store is not None:
             store.close()
-    return 0
+
+
+def store_address(args: argparse.Namespace) -> str:
+    """What --store names, else a file of this user's."""
+    return args.store or str(_state() / "server.db")
+
+
+def user_seal_key(args: argparse.Namespace) -> bytes | None:
+    """The key that reasoning is sealed with, kept beside the database; None, one for this process, with --no-store."""
+    from gpt_oss.server.state.memory import key_in
+
+    return None if args.no_store else key_in(_state() / "seal.key")
+
+
+def _state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gpt-oss"
 
 
 def _new_key(args: argparse.Namespace) -> int:
