@@ -47,14 +47,35 @@ items = sql.Table(
     sql.Column("id", sql.String(200), nullable=False, index=True),
     sql.Column("body", sql.Text, nullable=False),
 )
+# What the page keeps beyond the API: which responses a conversation's branches are made of (a response may be in
+# several), and how each came about (server/trace.py).
+turns = sql.Table(
+    "turns",
+    tables,
+    sql.Column("place", sql.Integer, primary_key=True, autoincrement=True),
+    sql.Column("conversation", sql.String(80), nullable=False, index=True),
+    sql.Column("response", sql.String(80), nullable=False, index=True),
+)
+traces = sql.Table(
+    "traces",
+    tables,
+    sql.Column("response", sql.String(80), primary_key=True),
+    sql.Column("body", sql.Text, nullable=False),
+)
 
 
 def _first(connection: sql.Connection) -> None:
-    tables.create_all(connection)
+    for table in (responses, events, conversations, items):
+        table.create(connection)
+
+
+def _turns(connection: sql.Connection) -> None:
+    for table in (turns, traces):
+        table.create(connection)
 
 
 # MIGRATIONS[n] makes a database of version n one of version n + 1. Append; never change one that was released.
-MIGRATIONS: tuple[Callable[[sql.Connection], None], ...] = (_first,)
+MIGRATIONS: tuple[Callable[[sql.Connection], None], ...] = (_first, _turns)
 
 
 class NewerDatabaseError(GptOssError):

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gpt_oss.errors import GptOssError
 from gpt_oss.server.state import schema
-from gpt_oss.server.state.schema import conversations, events, items, responses
+from gpt_oss.server.state.schema import conversations, events, items, responses, traces, turns
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -73,7 +73,7 @@ class Store:
     def close(self) -> None:
         self._engine.dispose()
 
-    async def _do(self, work: Callable[[sql.Connection], T]) -> T:
+    async def do(self, work: Callable[[sql.Connection], T]) -> T:
         """`work` in a transaction of its own."""
 
         def transaction() -> T:
@@ -99,7 +99,7 @@ class Store:
             "body": _text(body),
             "input": _text(input_items),
         }
-        await self._do(lambda c: c.execute(responses.insert().values(row)))
+        await self.do(lambda c: c.execute(responses.insert().values(row)))
 
     async def finish(self, body: Json, sent: Iterable[Json] = (), input_items: Sequence[Json] = ()) -> None:
         """A response has ended, well or not. sent: its events, where they may be asked for again. input_items: with
@@ -119,14 +119,14 @@ class Store:
             if found.conversation and connection.execute(sql.select(conversations.c.id).where(kept)).first():
                 _append(connection, found.conversation, [*input_items, *body["output"]])
 
-        await self._do(work)
+        await self.do(work)
 
     async def response(self, identity: str) -> Stored | None:
         def work(connection: sql.Connection) -> Stored | None:
             row = connection.execute(sql.select(responses).where(responses.c.id == identity)).first()
-            return None if row is None else _stored(row)
+            return None if row is None else stored_of(row)
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def chain(self, identity: str) -> list[Stored] | None:
         """A response and those before it, the oldest first; None where one of them is gone."""
@@ -138,24 +138,26 @@ class Store:
                 row = connection.execute(sql.select(responses).where(responses.c.id == wanted)).first()
                 if row is None:
                     return None
-                found.append(_stored(row))
+                found.append(stored_of(row))
                 wanted = found[-1].previous
             return found[::-1]
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def delete(self, identity: str) -> bool:
         def work(connection: sql.Connection) -> bool:
             connection.execute(events.delete().where(events.c.response == identity))
             connection.execute(items.delete().where(items.c.conversation == identity))
+            connection.execute(traces.delete().where(traces.c.response == identity))
+            connection.execute(turns.delete().where(turns.c.response == identity))
             return connection.execute(responses.delete().where(responses.c.id == identity)).rowcount > 0
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def events_after(self, identity: str, number: int) -> list[Json]:
         """Those with a sequence number above it."""
         wanted = sql.select(events.c.body).where(events.c.response == identity, events.c.number > number)
-        rows = await self._do(lambda c: c.execute(wanted.order_by(events.c.number)).all())
+        rows = await self.do(lambda c: c.execute(wanted.order_by(events.c.number)).all())
         return [json.loads(row.body) for row in rows]
 
     async def mark_interrupted(self) -> int:
@@ -170,7 +172,7 @@ class Store:
                 connection.execute(changed.values(status="incomplete", body=_text(body)))
             return len(rows)
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def forget_old(self) -> int:
         """Delete responses and conversations past their time. How many there were."""
@@ -179,15 +181,18 @@ class Store:
         before = int(time.time() - self._retention_s)
 
         def work(connection: sql.Connection) -> int:
-            old = sql.select(responses.c.id).where(responses.c.created < before)
-            connection.execute(events.delete().where(events.c.response.in_(old)))
+            used = sql.select(turns.c.response).join(conversations, conversations.c.id == turns.c.conversation)
+            in_use = responses.c.id.in_(used.where(conversations.c.used >= before))
+            old = sql.select(responses.c.id).where(responses.c.created < before, sql.not_(in_use))
+            for table in (events, traces, turns):
+                connection.execute(table.delete().where(table.c.response.in_(old)))
             connection.execute(items.delete().where(items.c.conversation.in_(old)))
-            gone = connection.execute(responses.delete().where(responses.c.created < before)).rowcount
+            gone = connection.execute(responses.delete().where(responses.c.created < before, sql.not_(in_use))).rowcount
             unused = sql.select(conversations.c.id).where(conversations.c.used < before)
             connection.execute(items.delete().where(items.c.conversation.in_(unused)))
             return gone + connection.execute(conversations.delete().where(conversations.c.used < before)).rowcount
 
-        return await self._do(work)
+        return await self.do(work)
 
     # Conversations
 
@@ -199,11 +204,11 @@ class Store:
             connection.execute(conversations.insert().values(row))
             _append(connection, identity, first)
 
-        await self._do(work)
+        await self.do(work)
         return _conversation(identity, now, metadata)
 
     async def conversation(self, identity: str) -> Json | None:
-        row = await self._do(
+        row = await self.do(
             lambda c: c.execute(sql.select(conversations).where(conversations.c.id == identity)).first()
         )
         return None if row is None else _conversation(row.id, row.created, json.loads(row.metadata))
@@ -211,24 +216,27 @@ class Store:
     async def conversations(self, limit: int) -> list[Json]:
         """The ones used last."""
         wanted = sql.select(conversations).order_by(conversations.c.used.desc(), conversations.c.id).limit(limit)
-        rows = await self._do(lambda c: c.execute(wanted).all())
+        rows = await self.do(lambda c: c.execute(wanted).all())
         return [_conversation(row.id, row.created, json.loads(row.metadata)) for row in rows]
 
     async def update_conversation(self, identity: str, metadata: Json) -> Json | None:
         changed = conversations.update().where(conversations.c.id == identity).values(metadata=_text(metadata))
-        await self._do(lambda c: c.execute(changed))
+        await self.do(lambda c: c.execute(changed))
         return await self.conversation(identity)
 
     async def delete_conversation(self, identity: str) -> bool:
+        """With the responses that are turns of it and of no other."""
+
         def work(connection: sql.Connection) -> bool:
+            _delete_turns(connection, identity)
             connection.execute(items.delete().where(items.c.conversation == identity))
             return connection.execute(conversations.delete().where(conversations.c.id == identity)).rowcount > 0
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def add_items(self, conversation: str, added: Sequence[Json]) -> None:
         """The conversation must exist."""
-        await self._do(lambda c: _append(c, conversation, added))
+        await self.do(lambda c: _append(c, conversation, added))
 
     async def items(
         self, conversation: str, *, after: str | None = None, limit: int | None = None, newest_first: bool = False
@@ -244,22 +252,22 @@ class Store:
             order = items.c.place.desc() if newest_first else items.c.place
             return [json.loads(row.body) for row in connection.execute(wanted.order_by(order).limit(limit))]
 
-        return await self._do(work)
+        return await self.do(work)
 
     async def items_by_id(self, identities: Sequence[str]) -> dict[str, Json]:
         """Of responses and conversations; those that are not there are missing."""
         wanted = sql.select(items.c.id, items.c.body).where(items.c.id.in_(identities))
-        rows = await self._do(lambda c: c.execute(wanted).all())
+        rows = await self.do(lambda c: c.execute(wanted).all())
         return {row.id: json.loads(row.body) for row in rows}
 
     async def item(self, conversation: str, identity: str) -> Json | None:
         wanted = sql.select(items.c.body).where(items.c.conversation == conversation, items.c.id == identity)
-        body = await self._do(lambda c: c.execute(wanted).scalar())
+        body = await self.do(lambda c: c.execute(wanted).scalar())
         return None if body is None else json.loads(body)
 
     async def delete_item(self, conversation: str, identity: str) -> bool:
         gone = items.delete().where(items.c.conversation == conversation, items.c.id == identity)
-        return await self._do(lambda c: c.execute(gone).rowcount > 0)
+        return await self.do(lambda c: c.execute(gone).rowcount > 0)
 
 
 def _append(connection: sql.Connection, conversation: str, added: Sequence[Json]) -> None:
@@ -270,7 +278,20 @@ def _append(connection: sql.Connection, conversation: str, added: Sequence[Json]
     connection.execute(used.values(used=int(time.time())))
 
 
-def _stored(row: Any) -> Stored:
+def _delete_turns(connection: sql.Connection, conversation: str) -> None:
+    mine = sql.select(turns.c.response).where(turns.c.conversation == conversation)
+    shared = sql.select(turns.c.response).where(turns.c.conversation != conversation)
+    only = connection.execute(mine.where(turns.c.response.not_in(shared))).scalars().all()
+    for first in range(0, len(only), 500):  # a statement takes so many values
+        some = only[first : first + 500]
+        for table in (events, traces):
+            connection.execute(table.delete().where(table.c.response.in_(some)))
+        connection.execute(items.delete().where(items.c.conversation.in_(some)))
+        connection.execute(responses.delete().where(responses.c.id.in_(some)))
+    connection.execute(turns.delete().where(turns.c.conversation == conversation))
+
+
+def stored_of(row: Any) -> Stored:
     return Stored(json.loads(row.body), json.loads(row.input), row.previous, row.conversation)
 
 
