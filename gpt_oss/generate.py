@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from gpt_oss.backends.base import SampledToken, TokenGenerator
 from gpt_oss.errors import ParameterError
-from gpt_oss.load import BACKENDS, LoadOptions, load
+from gpt_oss.load import LoadOptions, backend_names, load
 from gpt_oss.params import SamplingParams
 from gpt_oss.terminal import run_command
 from gpt_oss.vocabulary import CALL, ENDOFTEXT, RETURN, StreamDecoder, encode_ordinary
@@ -48,10 +48,25 @@ def add_load_arguments(
     parser.add_argument(
         *(["-b"] if short_backend else []),
         "--backend",
-        choices=["auto", *BACKENDS],
+        choices=["auto", *backend_names()],
         default="auto",
-        help="what computes (default: cpu; torch under torchrun)",
+        help="what computes (default: cpu; torch under torchrun; openai_http with --url)",
     )
+    parser.add_argument(
+        "--url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="of the server that computes, for vllm, ollama, openai_http; several that have the same model: repeat it",
+    )
+    parser.add_argument("--url-key", metavar="KEY", help="what that server wants as its API key")
+    parser.add_argument(
+        "--wire",
+        choices=["auto", "ids", "text", "llama.cpp", "sglang"],
+        default="auto",
+        help="how openai_http's server is spoken to (default: ask it)",
+    )
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="vllm: split the model over N GPUs")
     parser.add_argument("--precision", help="cpu: balanced (default) or exact; torch: bf16 (default), float32, float64")
     parser.add_argument(
         "--kv", choices=["bf16", "int8"], default="bf16", help="cpu: keys and values; int8 is half the memory"
@@ -72,6 +87,10 @@ def load_options(args: argparse.Namespace) -> LoadOptions:
         context_tokens=args.context,
         threads=args.threads,
         adapter=args.adapter,
+        urls=tuple(args.url),
+        url_key=args.url_key,
+        wire=args.wire,
+        gpus=args.gpus,
     )
 
 

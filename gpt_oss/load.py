@@ -1,6 +1,8 @@
 """From the name of a checkpoint and of a backend to a TokenGenerator: the one place that knows which backends exist.
 
-Nothing above this file touches a backend, and a backend's heavy libraries are imported only when it is chosen.
+Two kinds of them: BACKENDS give a Model, which our engine runs; GENERATORS are engines of their own, in this process or
+behind a URL. Nothing above this file touches a backend, and a backend's heavy libraries are imported only when it is
+chosen.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from gpt_oss.model.checkpoint import Checkpoint, open_checkpoint
 class LoadOptions:
     """What a user may choose; None leaves it to the backend.
 
-    backend: "auto" is torch under torchrun with several processes, else cpu.
+    backend: "auto" is openai_http where a URL is given, torch under torchrun with several processes, else cpu.
     precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64".
     kv: what keys and values are kept as; int8 takes about half of the memory and is of the cpu backend.
     context_tokens: the longest prompt plus answer, in tokens; bounds the memory of the KV cache.
@@ -33,6 +35,10 @@ class LoadOptions:
     keep_prefixes: keep the prefix cache on disk between runs (at most 1 GiB a model), so that a prompt seen before is
         not computed again.
     adapter: a folder with a LoRA adapter in PEFT's format, to be merged into the checkpoint (model/adapter.py).
+    urls: of running servers that have the same model, for the backends in GENERATORS that ask others to compute; no URL
+        is the usual one of ollama, and for vllm the engine in this process. url_key: sent to them as a bearer token.
+    wire: how openai_http's server is spoken to; "auto" asks it.
+    gpus: how many GPUs vllm splits the model over.
     """
 
     backend: str = "auto"
@@ -43,6 +49,10 @@ class LoadOptions:
     speculate: bool = True
     keep_prefixes: bool = False
     adapter: str | Path | None = None
+    urls: tuple[str, ...] = ()
+    url_key: str | None = None
+    wire: str = "auto"
+    gpus: int = 1
 
 
 def _open_cpu(checkpoint: Checkpoint, options: LoadOptions) -> Model:
@@ -85,52 +95,111 @@ BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {
     "triton": _open_triton,
 }
 
+
+def _open_transformers(name: str, options: LoadOptions) -> TokenGenerator:
+    from gpt_oss.backends.transformers import open_generator
+
+    return open_generator(_merged(name, options), options.precision, context_tokens=options.context_tokens)
+
+
+def _open_vllm(name: str, options: LoadOptions) -> TokenGenerator:
+    if options.urls:
+        from gpt_oss.backends.vllm.served import open_served
+
+        return open_served(name, options.urls, key=options.url_key, context_tokens=options.context_tokens)
+    from gpt_oss.backends.vllm.in_process import open_generator
+
+    return open_generator(
+        _merged(name, options), options.precision, gpus=options.gpus, context_tokens=options.context_tokens
+    )
+
+
+def _open_ollama(name: str, options: LoadOptions) -> TokenGenerator:
+    from gpt_oss.backends.ollama import open_generator
+
+    return open_generator(name, options.urls, key=options.url_key, context_tokens=options.context_tokens)
+
+
+def _open_openai_http(name: str, options: LoadOptions) -> TokenGenerator:
+    from gpt_oss.backends.openai_http import open_generator
+
+    return open_generator(
+        name, options.urls, key=options.url_key, wire=options.wire, context_tokens=options.context_tokens
+    )
+
+
+def _merged(name: str, options: LoadOptions) -> Checkpoint:
+    opened = open_checkpoint(name)
+    return opened if options.adapter is None else open_merged(opened, options.adapter)
+
+
+GENERATORS: dict[str, Callable[[str, LoadOptions], TokenGenerator]] = {
+    "transformers": _open_transformers,
+    "vllm": _open_vllm,
+    "ollama": _open_ollama,
+    "openai_http": _open_openai_http,
+}  # each gets the checkpoint as it was named: for a server that is a model's name
+
 _NEEDS = {
     "torch": "torch",
     "triton": "triton",
+    "transformers": "transformers",
+    "vllm": "vllm",
 }  # backend: the package that it imports; the extra has the backend's name
+
+
+def backend_names() -> list[str]:
+    """Of everything that can compute, in both kinds."""
+    return [*BACKENDS, *GENERATORS]
+
+
+def computes_elsewhere(options: LoadOptions) -> bool:
+    """Whether the checkpoint's name is one that a server knows, and no checkpoint of this machine."""
+    return options.backend in ("ollama", "openai_http") or (options.backend in ("auto", "vllm") and bool(options.urls))
 
 
 def choose_backend(name: str) -> str:
     if name == "auto":
         return "torch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "cpu"
-    if name not in BACKENDS:
-        raise ParameterError(f"there is no backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+    if name not in BACKENDS and name not in GENERATORS:
+        raise ParameterError(f"there is no backend {name!r}; choose one of auto, {', '.join(backend_names())}")
     return name
 
 
 def available_backends() -> dict[str, str | None]:
     """Each backend's name with None when it can be imported, else the reason why not."""
     reasons: dict[str, str | None] = {}
-    for name in BACKENDS:
+    for name in backend_names():
         try:
-            importlib.import_module(f"gpt_oss.backends.{name}")
+            module = importlib.import_module(f"gpt_oss.backends.{name}")
             if name in _NEEDS:
                 importlib.import_module(_NEEDS[name])
-            reasons[name] = None
+            why_not = getattr(module, "why_not", None)
+            reasons[name] = why_not() if why_not is not None else None
         except ImportError as error:
             reasons[name] = str(error)
     return reasons
 
 
 def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenGenerator:
-    """Open a checkpoint (a path in any layout, or a downloaded `org/name`) and make it ready to generate.
+    """Open a checkpoint (a path in any layout, a downloaded `org/name`, or a server's name for it) to generate with.
 
     Under torchrun, ranks other than 0 follow rank 0 until it closes its generator, and then exit.
     Raises CheckpointError, ConfigError, ParameterError, MissingDependencyError or BackendError.
     """
-    backend = choose_backend(options.backend)
-    opened = open_checkpoint(checkpoint)
-    if options.adapter is not None:
-        opened = open_merged(opened, options.adapter)
+    backend = "openai_http" if options.backend == "auto" and options.urls else choose_backend(options.backend)
+    _check(backend, options)
     try:
+        if backend in GENERATORS:
+            return GENERATORS[backend](str(checkpoint), options)
+        opened = _merged(str(checkpoint), options)
         model = BACKENDS[backend](opened, options)
     except ImportError as error:
         raise MissingDependencyError(
             f"the {backend} backend cannot be imported: {error}", hint=f"pip install 'gpt-oss[{backend}]'"
         ) from error
     except MemoryError as error:
-        raise BackendError(f"not enough memory to open {opened.path} with the {backend} backend") from error
+        raise BackendError(f"not enough memory to open {checkpoint} with the {backend} backend") from error
     follow = getattr(model, "follow", None)
     if follow is not None and int(os.environ.get("RANK", "0")) > 0:
         follow()
@@ -149,6 +218,25 @@ def load(checkpoint: str | Path, options: LoadOptions = LoadOptions()) -> TokenG
         prefix_identity=identity,
     )
     return Engine(model, config)
+
+
+def _check(backend: str, options: LoadOptions) -> None:
+    """Raises ParameterError for what the chosen backend would have to ignore."""
+    elsewhere = computes_elsewhere(options)
+    if options.urls and not elsewhere:
+        raise ParameterError(
+            f"the {backend} backend computes here and has no URL", hint="Servers are for vllm, ollama and openai_http."
+        )
+    if options.adapter is not None and elsewhere:
+        raise ParameterError("an adapter is merged into a checkpoint here; give it to the server that computes instead")
+    if backend in GENERATORS and options.kv != "bf16":
+        raise ParameterError(f"{options.kv} keys and values need the cpu backend; choose it, or bf16")
+    if elsewhere and options.precision is not None:
+        raise ParameterError("the precision is the server's choice: leave --precision out")
+    if options.wire != "auto" and backend != "openai_http":
+        raise ParameterError("a wire is chosen for the openai_http backend only")
+    if options.gpus != 1 and (backend != "vllm" or elsewhere):
+        raise ParameterError("the number of GPUs is chosen for vllm in this process only; elsewhere torchrun has it")
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
