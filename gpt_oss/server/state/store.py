@@ -160,11 +160,23 @@ class Store:
         rows = await self.do(lambda c: c.execute(wanted.order_by(events.c.number)).all())
         return [json.loads(row.body) for row in rows]
 
-    async def mark_interrupted(self) -> int:
-        """At the start: what this server had under way when it stopped is incomplete. How many were."""
+    async def owner(self, identity: str) -> str | None:
+        """Which server computed a response, among those that share a database; None where there is none."""
+        wanted = sql.select(responses.c.owner).where(responses.c.id == identity)
+        return await self.do(lambda c: c.execute(wanted).scalar())
+
+    async def owners_under_way(self) -> list[str]:
+        """The servers that have, or had when they stopped, something under way."""
+        wanted = sql.select(responses.c.owner).where(responses.c.status.in_(UNDER_WAY)).distinct()
+        return [row.owner for row in await self.do(lambda c: c.execute(wanted).all())]
+
+    async def mark_interrupted(self, owner: str | None = None) -> int:
+        """What this server had under way when it stopped is incomplete, or what another one had that is gone. How many
+        were."""
 
         def work(connection: sql.Connection) -> int:
-            mine = sql.and_(responses.c.owner == self._owner, responses.c.status.in_(UNDER_WAY))
+            theirs = responses.c.owner == (self._owner if owner is None else owner)
+            mine = sql.and_(theirs, responses.c.status.in_(UNDER_WAY))
             rows = connection.execute(sql.select(responses).where(mine)).all()
             for row in rows:
                 body = json.loads(row.body) | {"status": "incomplete", "error": INTERRUPTED}
