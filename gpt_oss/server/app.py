@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_oss import __version__
 from gpt_oss.errors import GptOssError
-from gpt_oss.server import anthropic, completions, conversations, ollama
+from gpt_oss.server import anthropic, completions, conversations, ollama, page, page_api
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses import routes as responses_routes
@@ -29,9 +29,10 @@ from gpt_oss.server.service import Service
 from gpt_oss.server.sse import GoneError
 from gpt_oss.server.state.store import Store, StoreError
 
-OPEN_PATHS = frozenset({"/health"})  # without a key
+OPEN_PATHS = frozenset({"/", "/health"})  # without a key
 CLIENT_CLOSED = 499
 FORGET_EVERY_S = 3600.0
+OLLAMA_SAYS = "Ollama is running"
 log = logging.getLogger("gpt_oss.server")
 
 
@@ -68,6 +69,8 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app.include_router(conversations.router)
     app.include_router(completions.router)
     app.include_router(anthropic.router)
+    app.include_router(page_api.router)
+    app.include_router(page.page_router(to_programs=OLLAMA_SAYS if options.ollama else None))
     if options.ollama:
         app.include_router(ollama.router)
 
@@ -212,7 +215,7 @@ class Gate:
             log.info("%s %s %s %s %d ms", identity, scope["method"], scope["path"], status, milliseconds)
 
     def _refusal(self, path: str, headers: dict[str, str]) -> RequestError | None:
-        if not self._service.keys or path in OPEN_PATHS:
+        if not self._service.keys or path in OPEN_PATHS or path.startswith(page.PREFIX):
             return None
         shown = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
         if self._service.keys.allow(shown):

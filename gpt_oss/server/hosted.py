@@ -177,15 +177,18 @@ class HostedCall:
         else:
             self.item |= {"action": _action(recipient, content), "status": "searching"}
 
-    def answered(self, answer: str, *, failed: bool, outputs: bool) -> None:
-        """outputs: whether the client wants to see what the program printed."""
+    def answered(self, answer: str, *, failed: bool, outputs: bool, results: bool = False) -> None:
+        """outputs: whether the client wants to see what the program printed. results: what the browser showed."""
         self.item["status"] = "failed" if failed else "completed"
         if self.kind == "mcp_call":
             problem = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": answer}]}
             self.item |= {"error": problem} if failed else {"output": answer}
         elif self.is_python:
             self.item["outputs"] = [{"type": "logs", "logs": answer}] if outputs else None
-        elif (shown := _SHOWN_URL.match(answer)) and self.item["action"]["type"] != "search":
+        elif results:
+            self.item["results"] = [{"type": "text", "text": answer}]
+        shown = _SHOWN_URL.match(answer) if self.kind == "web_search_call" else None
+        if shown and self.item["action"]["type"] != "search":
             self.item["action"]["url"] = shown[1]
 
 

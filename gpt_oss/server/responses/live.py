@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
+from gpt_oss.events import Event
 from gpt_oss.server.errors import as_response
 from gpt_oss.server.responses.outbound import ResponseFold
 from gpt_oss.server.runner import Runner
@@ -21,7 +22,7 @@ CODES = {"context_length_exceeded": "context_length_exceeded", "rate_limit_excee
 
 class LiveResponse:
     """runner: computes the fold's plan. at_start: done before the first event can be read. at_end: before the last ones
-    can; it is given all of them."""
+    can; it is given all of them. watch: sees the turn's own events."""
 
     def __init__(
         self,
@@ -29,6 +30,7 @@ class LiveResponse:
         runner: Runner,
         at_start: Callable[[], Awaitable[None]],
         at_end: Callable[[list[Json]], Awaitable[None]],
+        watch: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.fold = fold
         self.events: list[Json] = []
@@ -37,6 +39,7 @@ class LiveResponse:
         self._runner = runner
         self._at_start = at_start
         self._at_end = at_end
+        self._watch = watch
         self._changed = asyncio.Event()
         self.written = asyncio.Event()  # at_start is done
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,6 +93,7 @@ class LiveResponse:
                     if not self._begun.done():
                         self._begun.set_result(None)
                         self._publish(fold.start() if fold.status != "queued" else fold.go_on())
+                    self._watch(event)
                     last = fold.push(event)
                     if fold.status in ("in_progress", "queued"):
                         self._publish(last)

@@ -184,8 +184,12 @@ class ResponseFold:
         return [self._hosted_event(done, call, **{name: call.item[name]})]
 
     def _answered(self, call: HostedCall, answer: str, failed: bool) -> list[Json]:
+        include = self.wanted.request.include or []
         call.answered(
-            answer, failed=failed, outputs="code_interpreter_call.outputs" in (self.wanted.request.include or [])
+            answer,
+            failed=failed,
+            outputs="code_interpreter_call.outputs" in include,
+            results="web_search_call.results" in include,
         )
         done = self._event("response.output_item.done", output_index=call.index, item=dict(call.item))
         ended = "failed" if failed and call.kind == "mcp_call" else "completed"  # the others have no event for it

@@ -25,8 +25,11 @@ from gpt_oss.server.responses.outbound import ResponseFold
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import EventStream, event, unless_gone
 from gpt_oss.server.state.store import Stored
+from gpt_oss.server.state.turns import add_turns, keep_trace
+from gpt_oss.server.trace import Trace
 
 Json = dict[str, Any]
+TURN_OF = "gpt_oss_conversation"  # in metadata, the conversation that the page keeps a response as a turn of
 router = APIRouter()
 
 
@@ -72,20 +75,27 @@ async def _begin(service: Service, wanted: ResponsesRequest, history: History) -
     if wanted.background:
         fold.queue()
 
+    trace = Trace()
+    turn_of = (wanted.metadata or {}).get(TURN_OF) if store is not None else None
+
     async def at_start() -> None:
         if store is not None:
             await store.begin(fold.response(), history.added, history.conversation)
+            if turn_of:
+                await add_turns(store, turn_of, [fold.id])
 
     async def at_end(sent: list[Json]) -> None:
         try:
             remember_reasoning(service, fold.output)
             if store is not None:
                 await store.finish(fold.response(), sent if wanted.background else (), history.added)
+                if turn_of:
+                    await keep_trace(store, fold.id, trace.body())
         finally:
             service.live.pop(fold.id, None)
             await _disconnect(mcp)
 
-    live = LiveResponse(fold, service.runner, at_start, at_end)
+    live = LiveResponse(fold, service.runner, at_start, at_end, trace.push if turn_of else lambda _: None)
     service.live[fold.id] = live
     return live
 
