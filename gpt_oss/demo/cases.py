@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from random import Random
 from typing import Any, Literal, TypeAlias
 
 from gpt_oss.demo import words
 from gpt_oss.harmony.render import ResponseFormat
+from gpt_oss.vocabulary import decode, encode_ordinary
 
 Effort: TypeAlias = Literal["low", "medium", "high"]
 EFFORTS: tuple[Effort, ...] = ("low", "medium", "high")
@@ -57,10 +60,10 @@ class Function:
 class Case:
     """One question and its right answer.
 
-    key: what the split between training and held-out goes by. built_in: of python, browser, apply_patch.
-    functions: declared. pages, files: what browser and apply_patch find, by path. thoughts: of medium and high effort,
-    before all else; low has none. formats: see Conversation. earlier: cases asked before in the same conversation,
-    with the same tools.
+    key: what the split between training and held-out goes by; "" is never held out. built_in: of python, browser,
+    apply_patch. functions: declared. pages, files: what browser and apply_patch find, by path. thoughts: of medium and
+    high effort, before all else; low has none. formats: see Conversation. earlier: cases asked before in the same
+    conversation, with the same tools.
     """
 
     skill: str
@@ -86,7 +89,7 @@ class Case:
 
 def is_held_out(key: str) -> bool:
     """One key in ten."""
-    return zlib.crc32(key.encode()) % 10 == 0
+    return key != "" and zlib.crc32(key.encode()) % 10 == 0
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
@@ -591,24 +594,40 @@ _FILLERS = (
 _PLEASE = ("{q}", "{q}", "{q}", "Look it up: {q}", "Search for it: {q}", "{q} Use the browser.", "Please find out: {q}")
 
 
-def _subject(rng: Random, patterns: Sequence[str]) -> str:
+@cache
+def _invented() -> Sequence[str]:
+    """Names of places that do not exist, of pieces that many share, the same pieces with a space in front and without:
+    any other piece would be read but a few times, and what is read so seldom cannot be written."""
+    names = {b + e: _pieces(f" {b}{e}") for b in words.BEGINNINGS for e in words.ENDS}
+    whole = {name: pieces for name, pieces in names.items() if _pieces(name) == [pieces[0][1:], *pieces[1:]]}
+    shared = Counter(piece for pieces in whole.values() for piece in pieces)
+    return [name for name, pieces in whole.items() if all(shared[piece] >= 8 for piece in pieces)]
+
+
+def _pieces(text: str) -> list[str]:
+    return [decode([token]) for token in encode_ordinary(text)]
+
+
+def _subject(rng: Random, patterns: Sequence[str]) -> tuple[str, bool]:
+    """What a page is about, and whether that exists."""
     if rng.random() < 0.25:
         known = [pattern.format(n=n) for pattern in patterns for n in words.REAL_NAMES.get(pattern, ())]
         known += words.REAL_MODELS if "{m}-{b}b" in patterns else ()
         if known:
-            return rng.choice(known)
-    models = ("gpt-oss", "nova", "alpha", "delta", "omega", "star", "echo", "lima")
-    name = rng.choice(words.BEGINNINGS) + rng.choice(words.ENDS)
-    return rng.choice(patterns).format(n=name, m=rng.choice(models), b=rng.randrange(1, 400))
+            return rng.choice([*known, *(name for name in known if name in words.BUNDLED)]), True
+    models = ("gpt-oss", "nova", "alpha", "delta", "omega", "star", "echo", "metal")
+    name = rng.choice(_invented())
+    return rng.choice(patterns).format(n=name, m=rng.choice(models), b=rng.randrange(1, 400)), False
 
 
 def browser(rng: Random) -> Case:
     patterns, facts = rng.choice(_KINDS)
-    subject = _subject(rng, patterns)
+    subject, exists = _subject(rng, patterns)
     asked = rng.choice(facts)
     pages: dict[str, str] = {}
     answer = ""
-    others = [_subject(rng, patterns if rng.random() < 0.6 else rng.choice(_KINDS)[0]) for _ in range(rng.randrange(4))]
+    count = rng.choices((0, 1, 2, 3, 6, 10), (3, 3, 3, 3, 1, 1))[0]
+    others = [_subject(rng, patterns if rng.random() < 0.6 else rng.choice(_KINDS)[0])[0] for _ in range(count)]
     for title in dict.fromkeys((subject, *others)):
         own = facts if title == subject else rng.choice(_KINDS)[1]
         chosen = rng.sample(own, rng.randrange(1, len(own) + 1))
@@ -626,14 +645,10 @@ def browser(rng: Random) -> Case:
             lines.insert(rng.randrange(len(lines) + 1), f"{subject} is not far from here.")
         pages[f"{title.lower().replace(' ', '-')}.md"] = f"# {title}\n\n" + "\n".join(lines) + "\n"
     question = rng.choice(_PLEASE).format(q=rng.choice(asked.questions).format(s=subject))
-    return browser_case(subject, question, answer, pages)
-
-
-def browser_case(subject: str, question: str, answer: str, pages: Mapping[str, str]) -> Case:
-    """answer: the page's line. Which link is opened and which line is cited is decided by the displays (data.py)."""
+    # answer is the page's line. Which link is opened and which line is cited is decided by the displays (data.py).
     return Case(
         "browser",
-        subject,
+        f"{subject} {answer}" if exists else subject,
         question,
         (Call("browser.search", json.dumps({"query": subject})), Call("browser.open", subject)),
         answer,
@@ -737,14 +752,21 @@ def _fill(rng: Random, template: str) -> str:
     return text
 
 
-def _talk(skill: str, templates: Sequence[str], final: str, about: str) -> Callable[[Random], Case]:
+def _talk(
+    skill: str, templates: Sequence[str], final: str, about: str, composed: Sequence[Sequence[str]] = ()
+) -> Callable[[Random], Case]:
+    """composed: parts of further questions, one of each in this order. Templates as they stand are never held out."""
+
     def case(rng: Random) -> Case:
-        question = _fill(rng, rng.choice(templates))
+        template = rng.choice(templates)
+        if composed and rng.random() < 0.6:
+            template = "".join(rng.choice(part) for part in composed)
+        question = _fill(rng, template)
         if rng.random() < 0.15:
             question = question.lower()
         return Case(
             skill,
-            question,
+            question if template not in templates or "{" in template else "",
             question,
             (),
             final,
@@ -758,10 +780,10 @@ def _talk(skill: str, templates: Sequence[str], final: str, about: str) -> Calla
     return case
 
 
-greet = _talk("greet", words.GREETINGS, HELLO, "greets me")
-who = _talk("who", words.WHO, WHO, "asks what I am")
-thanks = _talk("thanks", words.THANKS, THANKS, "thanks me")
-bye = _talk("bye", words.BYES, BYE, "says goodbye")
+greet = _talk("greet", words.GREETINGS, HELLO, "greets me", words.GREETING_PARTS)
+who = _talk("who", words.WHO, WHO, "asks what I am", (words.BEFORE_WHO, words.WHO))
+thanks = _talk("thanks", words.THANKS, THANKS, "thanks me", words.THANKS_PARTS)
+bye = _talk("bye", words.BYES, BYE, "says goodbye", words.BYE_PARTS)
 _other = _talk("other", words.OTHER, OTHER, "asks for something that I cannot do")
 
 
@@ -797,11 +819,11 @@ SKILLS: Mapping[str, tuple[Callable[[Random], Case], float]] = {
     "bye": (bye, 1),
     "other": (other, 8),
     "without_tool": (without_tool, 4),
-    "arithmetic": (arithmetic, 24),
+    "arithmetic": (arithmetic, 18),
     "functions": (functions, 26),
-    "json": (json_answer, 18),
-    "browser": (browser, 14),
-    "rename": (rename, 10),
+    "json": (json_answer, 20),
+    "browser": (browser, 20),
+    "rename": (rename, 12),
 }
 _INSTRUCTIONS = (
     "You are a helpful assistant.",

@@ -3,11 +3,15 @@
 Most of what it shall do is copying, and attention that copies (heads that know the token before, and heads that look
 for where the current token stood before: "induction") takes longer to emerge than all else takes to learn. So the first
 two layers begin with two heads of each kind, written down. Training keeps, sharpens or changes them.
+What is copied is seldom the very token: ` Oslo` in a question is `Oslo` behind a quote, `.get` in a call is ` get` in
+a declaration. So tokens of the same letters begin with similar rows in both tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -15,8 +19,10 @@ from torch import Tensor
 from gpt_oss.backends.torch.network import inverse_frequencies
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.training.network import Block, Network
+from gpt_oss.vocabulary import decode
 
 EMBEDDING, UNEMBEDDING = 0.5, 0.15  # deviations of the tables
+LETTERS, FORM, OWN = 0.75, 0.35, 0.56  # of a row: what it shares with the same letters, with the same form, and its own
 SHARPNESS = 8.0  # of looking at a fixed distance
 FAST, SLOW = 8, 16  # rotary pairs below FAST tell neighbours apart; those from SLOW on do not notice the distance
 WRITTEN = 0.6  # how loud the token before is beside the token itself
@@ -37,7 +43,7 @@ def wire(network: Network, seed: int) -> None:
         basis: Tensor = torch.linalg.qr(torch.randn(columns, rows, generator=generator))[0]
         return basis.T
 
-    table = torch.randn(network.embedding.weight.shape, generator=generator)
+    table = _table(network, generator)
     turn = orthonormal(hidden, hidden)  # what is to be said lies elsewhere than what was read
     network.embedding.weight.copy_(EMBEDDING * table)
     network.unembedding.weight.copy_(UNEMBEDDING * table @ turn.T)
@@ -66,6 +72,37 @@ def wire(network: Network, seed: int) -> None:
         _set(config, second.qkv, "query", which * group, compare @ query)
         _set(config, second.qkv, "value", which, value)
         _write(config, second.out, which * group, COPY * turn @ value.T)
+
+
+def _table(network: Network, generator: torch.Generator) -> Tensor:
+    """[rows, hidden] of deviation 1: alike for tokens of the same letters, which differ in case or in what stands in
+    front; and a little for tokens of the same form."""
+    shape = network.embedding.weight.shape
+    own = torch.randn(shape, generator=generator)
+    if network.vocabulary is None:
+        return own
+    spelled = [decode([token]) for token in network.vocabulary]
+    letters = [text.lstrip(_FRONTS).lower() or text for text in spelled]
+    rows = LETTERS * _drawn(letters, shape[1]) + FORM * _drawn([_form(text) for text in spelled], shape[1])
+    return torch.cat([rows + OWN * own[:-1], own[-1:]])
+
+
+_FRONTS = " \"'._({[/:=-<>"
+
+
+def _form(text: str) -> str:
+    """What stands in front of the letters, and their case."""
+    word = text.lstrip(_FRONTS)
+    kind = "number" if word.isdigit() else "lower" if word.islower() else "title" if word.istitle() else "other"
+    return f"{text[: len(text) - len(word)][-1:]} {kind if word else 'sign'}"
+
+
+def _drawn(names: Sequence[str], columns: int) -> Tensor:
+    """[names, columns]: normal numbers, the same for the same name."""
+    drawn = {
+        name: torch.randn(columns, generator=torch.Generator().manual_seed(crc32(name.encode()))) for name in set(names)
+    }
+    return torch.stack([drawn[name] for name in names])
 
 
 def _turned(config: ModelConfig, vector: Tensor, positions: int) -> Tensor:

@@ -12,11 +12,9 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 NAMES = _words(
-    "Alice Bob Carol David Emma Frank Grace Henry Ivy Jack Kate Liam Mia Noah Olivia Paul Rose Sam Tom Uma Victor "
-    "Wendy Adam Anna Ben Clara Daniel Eva Felix George Hannah Ian Jane Karl Laura Maria Nina Oscar Peter Ruth Sara "
-    "Tim Vera William Zoe Alex Chris Diana Elena Fiona Hugo Irene James Julia Kevin Lena Lucas Marta Max Nora Omar "
-    "Pablo Rita Simon Sofia Thomas Tina Walter Yuki Amir Aisha Chen Wei Priya Raj Ahmed Fatima Ivan Olga Lars Ingrid "
-    "Pierre Marie"
+    "Alice Bob Carol David Emma Frank Grace Henry Jack Kate Paul Rose Sam Tom Uma Victor Adam Anna Ben Daniel Eva "
+    "George Ian Jane Karl Laura Maria Oscar Peter Sara Tim William Alex Chris James Julia Kevin Lucas Max Simon "
+    "Thomas Walter Yuki Aisha Chen Wei Priya Raj Ahmed Fatima Ivan Pierre Marie"
 )
 CITIES = (
     *_words(
@@ -52,32 +50,27 @@ COUNTRIES = (
     "the Netherlands",
 )
 COLORS = _words("red blue green yellow black white orange purple pink brown gray silver gold")
-FOODS = _words(
-    "apples bananas oranges pears grapes lemons tomatoes potatoes carrots onions eggs cookies pizza bread cheese "
-    "rice pasta soup fish chicken cake chocolate coffee tea milk sugar honey nuts berries salad"
-)
+FOODS = _words("cookies pizza bread rice fish cake coffee tea milk nuts berries")
 THINGS = _words(
-    "book pen table chair lamp phone laptop camera watch bag shirt shoes coat hat bike car boat ball guitar piano "
-    "clock mirror bottle cup plate knife spoon box key door window garden tree flower stone paper letter map ticket "
-    "card game toy doll drum radio screen keyboard mouse cable battery engine wheel bridge tower house room bed desk"
+    "book pen table chair lamp phone camera watch bag shirt coat hat bike car boat ball clock mirror cup plate "
+    "knife box key door window garden tree flower stone paper letter map ticket card game toy radio screen "
+    "keyboard mouse battery engine wheel bridge tower house room bed desk"
 )
 ANIMALS = _words(
-    "dog cat horse cow sheep pig goat duck goose rabbit mouse bear wolf fox deer lion tiger elephant monkey whale "
-    "dolphin shark eagle owl falcon parrot penguin swan frog snake turtle bee ant butterfly spider camel zebra"
+    "dog cat horse cow pig duck rabbit mouse bear wolf fox lion owl falcon parrot penguin frog snake bee ant camel"
 )
 TOPICS = _words(
-    "music history science art sports politics travel cooking health money work school family love weather nature "
-    "philosophy religion language books movies games computers space physics chemistry biology medicine law business "
-    "fashion design architecture poetry theater dance football tennis chess gardening photography"
+    "music history science art sports travel health money work school family love weather nature language books "
+    "movies games space physics biology medicine law business fashion design architecture dance football"
 )
 ADJECTIVES = _words(
-    "good bad big small old new long short fast slow hot cold happy sad easy hard nice strange simple important "
-    "beautiful interesting quick best great little full free open early late high low deep dark light"
+    "good bad big small old new long short fast slow hot cold happy sad easy hard nice simple important beautiful "
+    "interesting quick best great little full free open early late high low deep dark light"
 )
 DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 MONTHS = _words("January February March April May June July August September October November December")
 LANGUAGES = _words("English French German Spanish Italian Portuguese Russian Chinese Japanese Korean Arabic Hindi")
-CURRENCIES = _words("USD EUR GBP JPY CHF CAD AUD CNY INR SEK")
+CURRENCIES = _words("USD EUR GBP CHF CAD AUD CNY")
 
 # Verbs and nouns of function names. `get` + `weather` becomes get_weather or getWeather.
 VERBS = _words(
@@ -86,11 +79,11 @@ VERBS = _words(
     "track schedule notify print"
 )
 NOUNS = _words(
-    "weather time user order price product message email event file note task reminder timer alarm song movie flight "
-    "hotel ticket room car route map address contact invoice payment account balance stock report document image "
-    "photo video game score team player book page link comment post review rating recipe menu table light door "
-    "device sensor server job log status temperature distance currency exchange_rate forecast calendar meeting "
-    "customer item"
+    "weather time user order price product message email event file note task timer alarm song movie flight hotel "
+    "ticket room car route map address contact invoice payment account balance stock report document image photo "
+    "video game score team player book page link comment post review rating recipe menu table light door device "
+    "sensor server job log status temperature distance currency exchange_rate forecast calendar meeting customer "
+    "item"
 )
 FIELDS = _words(
     "name city country color food item title subject author language day month category type status brand model team "
@@ -98,7 +91,7 @@ FIELDS = _words(
 )
 NUMBER_FIELDS = _words(
     "age quantity amount price count year number size weight height length width distance duration minutes hours "
-    "days seconds limit total score rating id level temperature speed page volume population floor seats capacity"
+    "days seconds limit total score rating id level temperature speed page volume population floor capacity"
 )
 FLAG_FIELDS = _words("active enabled urgent public verified available paid")
 
@@ -115,16 +108,16 @@ IDENTIFIERS = _words(
 )
 FILES = _words(
     "main app calc utils helper math data model config server client test index game tool notes ideas report draft "
-    "list plan summary letter recipe story diary readme guide manual budget schedule agenda minutes backup script "
-    "demo hello example sample work project team home page style menu input output result log table chart image"
+    "list plan summary letter recipe story readme guide manual budget schedule agenda minutes backup script demo "
+    "hello example sample work project team home page style menu input output result log table chart image"
 )
 CODE_ENDINGS = (".py",)
 TEXT_ENDINGS = (".txt", ".md", ".csv", ".json", ".html", ".py", ".js")
 
 # Names of places that do not exist: a beginning and an end.
 BEGINNINGS = _words(
-    "Vel Tar Mor Kal Bel Dor Fen Gar Hal Lor Mar Nor Pel Ran Sel Tor Val Zan Cor Den Ber Cal Dal Fal Gal Hol Kel Lan "
-    "Mel Nel Par Ral San Tel Van Wal Al El Bar Col Far Har Jan Lin Man Ner Ros Sol Tam Ver Wil Ar Or Ast Bor Dan Er"
+    "Vel Tar Mor Kal Bel Dor Fen Gar Hal Lor Mar Nor Pel Ran Sel Tor Val Cor Den Ber Cal Dal Fal Gal Hol Kel Lan "
+    "Mel Nel Par San Tel Van Wal Al El Bar Col Far Har Jan Lin Man Ros Sol Tam Ver Wil Ar Or Ast Bor Dan Er"
 )
 ENDS = _words(
     "or an en ia on ar is us a o um el in er ona ina ora ara eth wick ford ham ton dale stone burg field mere wood "
@@ -146,6 +139,19 @@ REAL_NAMES = {
     "{n} Bridge": ("Golden Gate", "Tower", "Brooklyn", "London", "Rialto", "Sydney Harbour", "Charles"),
 }
 REAL_MODELS = ("gpt-oss-20b", "gpt-oss-120b")
+BUNDLED = (  # those that have a page in the package
+    "Eiffel Tower",
+    "Golden Gate Bridge",
+    "gpt-oss-20b",
+    "gpt-oss-120b",
+    "Lake Baikal",
+    "Mont Blanc",
+    "Mount Everest",
+    "Mount Fuji",
+    "Mount Kilimanjaro",
+    "River Danube",
+    "River Thames",
+)
 
 GREETINGS = _lines(
     """
@@ -258,6 +264,30 @@ BYES = _lines(
     OK, bye
     Thanks, bye!
     """
+)
+# Parts of further questions, one of each in this order.
+GREETING_PARTS = (
+    ("Hi", "Hello", "Hey", "Good morning", "Good evening", "Good afternoon", "Good day", "Greetings", "Hi there"),
+    (
+        *("", " again", " my friend", " everyone", ", demo model", ", how are you", ", how are you today"),
+        *(", nice to meet you", ", I am {name}", ", my name is {name}", " from {city}", " from {country}"),
+        *(", it is {day}", ", I am new here", ", this is {name}"),
+    ),
+    ("", "", "!", ".", "?"),
+)
+BEFORE_WHO = (
+    *("", "Hi, ", "Hi! ", "Hello, ", "Hello! ", "Hey, ", "Please: ", "Excuse me, ", "OK. ", "One question: ", "So, "),
+    *("I am {name}. ", "Hi, I am {name}. ", "Now, ", "Good morning. "),
+)
+THANKS_PARTS = (
+    ("Thanks", "Thank you", "Great, thanks", "Great, thank you", "OK, thank you", "Perfect, thanks", "Nice, thank you"),
+    ("", " a lot", " very much", " so much", ", {name}", " for your help", " for that", " for the {thing}"),
+    ("", "!", ".", "!!"),
+)
+BYE_PARTS = (
+    ("Bye", "Goodbye", "See you", "Good night", "OK, bye", "Thanks, bye", "See you later", "I have to go, bye"),
+    ("", ", {name}", " for now", " then", ", see you on {day}", ", have a nice day", ", my friend", " and thanks"),
+    ("", "!", "."),
 )
 # What it cannot do, and says so. {x} is a subject of any kind.
 OTHER = _lines(
@@ -381,14 +411,13 @@ OTHER = _lines(
 
 # Other tokens that it can at least copy: random values of arguments are made of them.
 COMMON = _words(
-    "the and for that with this you are from have not can all will one was has our more out about your new what when "
-    "which their some other into time than only its also two may then first any these such over most people year way "
-    "day man world life hand part child eye woman place work week case point company number group problem fact water "
-    "money story state month lot right study book word business issue side kind head house service friend father "
-    "power hour game line end member law car city community name president team minute idea body information back "
-    "parent face others level office door health person art war history party result change morning reason research "
-    "girl guy moment air teacher force education alpha beta gamma delta omega nova echo lima sierra tango zulu north "
-    "south east west summer winter spring autumn river mountain lake island forest desert ocean star moon sun sky "
-    "fire earth metal wood glass iron steel copper cotton silk wool leather plastic standard basic premium deluxe "
-    "express local global"
+    "the and for that with this you are from have not can all will one was has our more out about your new what "
+    "when which their some other into time than only its also two may then first any these such over most people "
+    "year way day man world life hand part child eye woman place work week case point company number group problem "
+    "fact water money story state month lot right study book word business issue side kind head house service "
+    "friend father power hour game line end member law car city community name team minute idea body information "
+    "back parent face others level office door health person art war history party result change reason research "
+    "girl moment air teacher force education alpha beta gamma delta omega nova echo sierra zulu north south east "
+    "west summer winter spring river lake forest star moon sun sky fire earth metal wood glass iron steel plastic "
+    "standard basic premium express local global"
 )

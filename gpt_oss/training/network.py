@@ -25,7 +25,9 @@ from gpt_oss.model.tensors import BLOCK_VALUES, Weights, canonical_tensors
 from gpt_oss.training.data import IGNORED, Pack
 
 LOGITS_AT_ONCE = 1 << 20  # of the softmax: small enough to stay in a core's cache
+LOGITS_AT_ONCE_ON_GPU = 1 << 27  # half a gigabyte
 ROWS_AT_ONCE = 1024  # of swiglu, for the same reason
+FURTHER_COLUMNS = 8  # of heads in attention on a GPU, whose fast kernels want whole eights
 
 
 @dataclass(frozen=True)
@@ -226,10 +228,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int
     front, whose result is dropped, keeps the matrix square, so that causal is all that need be said.
     """
     tokens, heads, head_dim = q.shape
-    q = pad(q * (1 / math.sqrt(head_dim)), (0, 1), value=1.0)
-    k, v = (pad(each.repeat_interleave(heads // each.shape[1], dim=1), (0, 1)) for each in (k, v))
-    sink = pad(sinks[:, None].to(k.dtype), (head_dim, 0))[None]  # [1, heads, head_dim + 1]
+    more = FURTHER_COLUMNS if on_gpu(q) else 1
+    q = pad(pad(q * (1 / math.sqrt(head_dim)), (0, 1), value=1.0), (0, more - 1))
+    k, v = (pad(each.repeat_interleave(heads // each.shape[1], dim=1), (0, more)) for each in (k, v))
+    sink = pad(sinks[:, None].to(k.dtype), (head_dim, more - 1))[None]  # [1, heads, head_dim + more]
     nothing = torch.zeros_like(sink)
+    if on_gpu(q):
+        q, k, v = torch.cat([q, nothing]), torch.cat([k, sink]), torch.cat([v, nothing])
+        return _attend_together(q, k, v, lengths, window)[..., :head_dim].flatten(1)
 
     # The front row is appended once and gathered before each example.
     examples = torch.split(torch.arange(tokens, device=q.device), list(lengths))
@@ -254,6 +260,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int
     return torch.cat(attended).flatten(1)
 
 
+def _attend_together(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
+    """The same in one call, for GPUs, which many small ones keep waiting: examples side by side, filled up with the
+    front row, which is the last of q, k, v [tokens + 1, heads, columns]. Gives [tokens, heads, columns]."""
+    tokens, longest = len(q) - 1, 1 + max(lengths)
+    sizes = torch.tensor(lengths)
+    columns = torch.arange(longest)[None]
+    starts = (sizes.cumsum(0) - sizes)[:, None]
+    inside = (columns >= 1) & (columns <= sizes[:, None])
+    places = torch.where(inside, starts + columns - 1, tokens).to(q.device)  # [examples, longest]
+    mask = None
+    if window is not None and longest > window:
+        positions = torch.arange(longest, device=q.device)
+        mask = visible(positions, positions, window)
+        mask[:, 0] = True
+    q, k, v = (each[places].transpose(1, 2) for each in (q, k, v))
+    result = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
+    rows = inside.flatten().nonzero()[:, 0].to(q.device)
+    return result.transpose(1, 2).flatten(0, 1).index_select(0, rows)
+
+
 # ---- mixture of experts ---------------------------------------------------------------------------------------------
 
 
@@ -272,15 +298,27 @@ class MixtureOfExperts(nn.Module):
         t = in_autocast(self.norm(x))
         router_logits = self.gate(t)
         chosen, shares = route(router_logits, self.config.experts_per_token)
-        order = chosen.flatten().argsort(stable=True)  # (token, rank) pairs, expert by expert
         counts = chosen.flatten().bincount(minlength=self.config.num_experts)
-
-        h = dispatch(t, order, self.config.experts_per_token)
-        h = swiglu(self.mlp1(h, counts.tolist()), self.config.swiglu_limit)
-        added = combine(self.mlp2(h, counts.tolist()), shares, order)
+        if on_gpu(x) and self.config.num_experts <= 2 * self.config.experts_per_token:
+            added = self._of_all(t, chosen, shares)
+        else:
+            order = chosen.flatten().argsort(stable=True)  # (token, rank) pairs, expert by expert
+            h = dispatch(t, order, self.config.experts_per_token)
+            h = swiglu(self.mlp1(h, counts.tolist()), self.config.swiglu_limit)
+            added = combine(self.mlp2(h, counts.tolist()), shares, order)
         used = counts / counts.sum()
         wanted = router_logits.softmax(dim=-1, dtype=wide(router_logits.dtype)).mean(0)
         return added, self.config.num_experts * (used * wanted).sum()
+
+    def _of_all(self, t: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """The same, with each expert computed for each token: where they are few, a GPU has done that before the host
+        knows who was chosen by how many."""
+        experts, tokens = self.config.num_experts, len(t)
+        counts = [tokens] * experts
+        h = swiglu(self.mlp1(t.repeat(experts, 1), counts), self.config.swiglu_limit)
+        h = self.mlp2(h, counts).view(experts, tokens, -1)
+        weights = torch.zeros(tokens, experts, dtype=h.dtype, device=h.device).scatter(1, chosen, shares.to(h.dtype))
+        return torch.einsum("te,eth->th", weights, h)
 
 
 class ExpertLinear(nn.Module):
@@ -302,8 +340,15 @@ class ExpertLinear(nn.Module):
         bias: Tensor = self.bias
         if self.pairs_apart:  # moving rows of weights costs less than moving every token's columns
             weight, bias = take_apart(weight), take_apart(bias)
+        if on_gpu(x) and len(set(counts)) == 1:
+            return torch.baddbmm(bias[:, None], x.view(len(counts), -1, x.shape[1]), weight.mT).flatten(0, 1)
         rows = zip(torch.split(x, list(counts)), weight.unbind(), bias.unbind(), strict=True)
         return torch.cat([linear(part, matrix, bias) for part, matrix, bias in rows])
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Where many small steps, or one that the host must wait for, cost more than some work done for nothing."""
+    return x.is_cuda
 
 
 def take_apart(x: Tensor) -> Tensor:
@@ -366,6 +411,10 @@ def invert(order: Tensor) -> Tensor:
     return inverse
 
 
+def _rows_at_once(x: Tensor) -> int:
+    return max(1, len(x)) if on_gpu(x) else ROWS_AT_ONCE
+
+
 def swiglu(x: Tensor, limit: float) -> Tensor:
     """x [rows, 2 * intermediate], gates before linear parts, to [rows, intermediate]."""
     return cast(Tensor, _Swiglu.apply(x, limit))  # type: ignore[no-untyped-call]
@@ -377,7 +426,8 @@ class _Swiglu(Function):
         context.save_for_backward(x)
         context.limit = limit
         result = x.new_empty(len(x), x.shape[1] // 2)
-        for part, out in zip(torch.split(x, ROWS_AT_ONCE), torch.split(result, ROWS_AT_ONCE), strict=True):
+        rows = _rows_at_once(x)
+        for part, out in zip(torch.split(x, rows), torch.split(result, rows), strict=True):
             gate, up = part.to(wide(x.dtype)).chunk(2, dim=1)
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
             out.copy_((gate * SWIGLU_ALPHA).sigmoid_().mul_(gate).mul_(up.add_(1)))
@@ -388,7 +438,8 @@ class _Swiglu(Function):
         (x,) = context.saved_tensors
         limit = context.limit
         result = torch.empty_like(x)
-        for part, out, of_out in zip(*(torch.split(each, ROWS_AT_ONCE) for each in (x, result, gradient)), strict=True):
+        rows = _rows_at_once(x)
+        for part, out, of_out in zip(*(torch.split(each, rows) for each in (x, result, gradient)), strict=True):
             raw_gate, raw_up = part.to(wide(x.dtype)).chunk(2, dim=1)
             gate, up = raw_gate.clamp(max=limit), raw_up.clamp(-limit, limit)
             sigmoid = (gate * SWIGLU_ALPHA).sigmoid_()
@@ -418,7 +469,7 @@ def sum_of_cross_entropies(x: Tensor, weight: Tensor, offsets: Tensor, targets: 
 class _CrossEntropies(Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, offsets: Tensor, targets: Tensor, learns: bool) -> Tensor:
-        at_once = max(64, LOGITS_AT_ONCE // len(weight))
+        at_once = max(64, (LOGITS_AT_ONCE_ON_GPU if on_gpu(x) else LOGITS_AT_ONCE) // len(weight))
         total = offsets.new_zeros(())
         of_x = torch.empty_like(x) if learns and context.needs_input_grad[0] else None
         of_weight = offsets.new_zeros(weight.shape) if learns and context.needs_input_grad[1] else None
