@@ -1,0 +1,207 @@
+"""A Model in mlx: weights, cache and the forward pass put together. What is computed stands in network.py.
+
+bf16 on Apple's GPUs; float32 in mlx's CPU build, which is there for tests (its bf16 products are slow and inexact).
+Everything is described to mlx and computed behind the caller's back: `forward` returns while the device still works,
+and a step's answer to the engine is a token a row, drawn on the device (drawing.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import mlx.core as mx
+import numpy as np
+
+from gpt_oss.backends.base import Chunk, Draw, Float32, Int32
+from gpt_oss.backends.metal import network
+from gpt_oss.backends.metal.cache import Cache, places_of
+from gpt_oss.backends.metal.drawing import Drawn, PlannedDraw, draw_exactly, draw_rows, planned_draws
+from gpt_oss.backends.metal.network import Batch, Network
+from gpt_oss.backends.metal.weights import load, weights_bytes
+from gpt_oss.errors import BackendError, ContextOverflowError, ParameterError
+from gpt_oss.model.config import ModelConfig
+from gpt_oss.model.tensors import Weights
+
+DTYPES = {"bf16": mx.bfloat16, "float32": mx.float32}
+
+BLOCK_TOKENS = 32
+PROMPT_TOKENS = 2048  # of a step: enough rows for every expert, activations of some 200 MB
+LARGE_STEP = 64  # tokens from which a step's buffers are given back: they are large and not needed while answering
+DEFAULT_CACHE_SHARE = 0.5  # of the memory that the weights leave: activations and other programs need some too
+MIN_DEFAULT_CACHE_TOKENS = 4096
+
+
+class MetalLogits:
+    """Logits of one forward pass. tensor: [rows, vocab_size], on the device and in the model's precision."""
+
+    def __init__(self, tensor: mx.array, usable: int, drawn: Drawn | None) -> None:
+        self._tensor = tensor
+        self._usable = usable
+        self._drawn = drawn
+
+    def __len__(self) -> int:
+        return self._tensor.shape[0]
+
+    def numpy(self) -> Float32:
+        return self._on_host
+
+    @cached_property
+    def _on_host(self) -> Float32:
+        return np.array(self._tensor.astype(mx.float32))
+
+    def sample(self, row: int, temperature: float, seed: int, position: int) -> int:
+        """See base.SamplesItself: at once where the chunk said that this would be asked."""
+        plan: PlannedDraw = (Draw(temperature, seed), position)
+        if self._drawn is not None and self._drawn.plans[row] == plan:
+            tokens, certain = self._drawn.host
+            if certain[row]:
+                return tokens[row]
+        return draw_exactly(self._on_host[row, : self._usable], *plan)
+
+
+class MetalModel:
+    """See backends.base.Model. prompt_tokens: how many a step should have at most."""
+
+    prompt_tokens = PROMPT_TOKENS
+
+    def __init__(self, source: Weights, dtype: mx.Dtype, cache_tokens: int, *, compiled: bool) -> None:
+        self.config: ModelConfig = source.config
+        self.block_tokens = BLOCK_TOKENS
+        self.cache_blocks = self.window_cache_blocks = -(-cache_tokens // BLOCK_TOKENS)
+        self.description = f"{'bf16' if dtype == mx.bfloat16 else 'float32'} on {_device_name()}"
+        weights = load(source, dtype)
+        self._open: tuple[Network, Cache] | None = (
+            Network(source.config, weights, compiled=compiled),
+            Cache(source.config, self.cache_blocks, BLOCK_TOKENS, dtype),
+        )
+        self._draw_rows = mx.compile(draw_rows) if compiled else draw_rows
+
+    def forward(self, batch: Sequence[Chunk]) -> MetalLogits:
+        """Raises ParameterError for a token outside the vocabulary, ContextOverflowError for a position past the cache,
+        BackendError where mlx fails."""
+        room = self.cache_blocks * BLOCK_TOKENS
+        for chunk in batch:
+            end = chunk.position + len(chunk.tokens)
+            assert end <= len(chunk.blocks) * BLOCK_TOKENS, "a chunk without its blocks"
+            if end > room:
+                raise ContextOverflowError(f"a sequence of {end} tokens does not fit into {room}, all that is held")
+            low, high = chunk.tokens.min(), chunk.tokens.max()
+            if low < 0 or high >= self.config.vocab_size:
+                raise ParameterError(
+                    f"token {low if low < 0 else high} is outside the model's vocabulary of {self.config.vocab_size}"
+                )
+        tokens = sum(len(chunk.tokens) for chunk in batch)
+        net, cache = self._parts
+        try:
+            logits = net.forward(self._batch(batch), cache)
+            drawn = Drawn.of(logits[:, : self.config.usable_vocab_size], planned_draws(batch), self._draw_rows)
+            mx.async_eval(logits, [drawn.tokens, drawn.certain] if drawn else [], cache.keys, cache.values)
+            if tokens >= LARGE_STEP:
+                mx.clear_cache()
+        except (RuntimeError, ValueError) as error:
+            raise BackendError(f"mlx failed in a forward pass of {tokens} tokens: {error}") from error
+        return MetalLogits(logits, self.config.usable_vocab_size, drawn)
+
+    def read_cache(self, blocks: Int32, window_blocks: Int32) -> bytes:
+        _, cache = self._parts
+        return cache.copy_out(blocks, window_blocks)
+
+    def write_cache(self, blocks: Int32, window_blocks: Int32, data: bytes) -> None:
+        """Raises BackendError where the data is not of as many blocks of this model's shape and precision."""
+        _, cache = self._parts
+        wanted_bytes = cache.bytes_of(len(blocks), len(window_blocks))
+        if len(data) != wanted_bytes:
+            raise BackendError(
+                f"{len(data)} bytes of cached keys and values do not fill blocks of {wanted_bytes} bytes"
+            )
+        cache.copy_in(blocks, window_blocks, data)
+
+    def close(self) -> None:
+        """Lets go of the weights and the cache. Closing twice is fine."""
+        self._open = None
+        mx.clear_cache()
+
+    @property
+    def _parts(self) -> tuple[Network, Cache]:
+        if self._open is None:
+            raise BackendError("the model is closed")
+        return self._open
+
+    def _batch(self, batch: Sequence[Chunk]) -> Batch:
+        counts = [len(chunk.tokens) for chunk in batch]
+        positions = np.concatenate([chunk.position + np.arange(len(chunk.tokens)) for chunk in batch])
+        cos, sin = network.rotary_of(positions, self.config)
+        wanted = np.concatenate(
+            [np.arange(end - chunk.logits, end) for chunk, end in zip(batch, np.cumsum(counts), strict=True)]
+        )
+        return Batch(
+            tokens=mx.array(np.concatenate([chunk.tokens for chunk in batch])),
+            cos=cos,
+            sin=sin,
+            full=places_of(batch, self.config, BLOCK_TOKENS, windowed=False),
+            windowed=places_of(batch, self.config, BLOCK_TOKENS, windowed=True),
+            wanted=None if len(wanted) == len(positions) else mx.array(wanted.astype(np.int32)),
+        )
+
+
+def open_model(
+    source: Weights, *, dtype: str | None = None, cache_tokens: int | None = None, compiled: bool | None = None
+) -> MetalModel:
+    """Make a checkpoint ready to compute.
+
+    dtype: "bf16" or "float32"; by default bf16 on a GPU, else float32. cache_tokens: positions of the KV cache, in all
+    sequences together; by default the longest context, or as much of it as fits into half of the memory that the
+    weights leave. compiled: let mlx fuse small operations; by default on a GPU only, for on CPUs every fused kernel
+    goes through a C++ compiler when it is first used.
+    Raises ParameterError, BackendError (not enough memory).
+    """
+    on_gpu = mx.metal.is_available()
+    dtype = dtype or ("bf16" if on_gpu else "float32")
+    if dtype not in DTYPES:
+        raise ParameterError(f"the metal backend's precision is one of {', '.join(DTYPES)}, not {dtype!r}")
+    if cache_tokens is not None and cache_tokens < 1:
+        raise ParameterError(f"cache_tokens must be 1 or more, not {cache_tokens}")
+    free_bytes = _free_bytes()
+    tokens = _cache_tokens(source, DTYPES[dtype], cache_tokens, free_bytes)
+    if on_gpu:
+        # What a GPU uses must stay in memory: else the system drops weights between requests and fetches them again.
+        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+    try:
+        return MetalModel(source, DTYPES[dtype], tokens, compiled=on_gpu if compiled is None else compiled)
+    except RuntimeError as error:
+        raise BackendError(f"mlx cannot open the model: {error}") from error
+
+
+def _cache_tokens(source: Weights, dtype: mx.Dtype, wanted: int | None, free_bytes: int | None) -> int:
+    """How many tokens the cache holds. Raises BackendError, with the figures, where they or the weights do not fit."""
+    config = source.config
+    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.size
+    if free_bytes is None:
+        return wanted or config.max_context
+    weights = weights_bytes(config, source.quantized, dtype)
+    fits = max(0, free_bytes - weights) // token_bytes
+    if wanted is None:
+        wanted = min(config.max_context, max(MIN_DEFAULT_CACHE_TOKENS, int(DEFAULT_CACHE_SHARE * fits)))
+    if wanted > fits:
+        raise BackendError(
+            f"the weights take {weights / 1e9:.1f} GB and a cache of {wanted} tokens {wanted * token_bytes / 1e9:.1f} "
+            f"GB, and {_device_name()} has {free_bytes / 1e9:.1f} GB for them",
+            hint="Ask for a shorter context with -c, or choose the smaller model.",
+        )
+    return wanted
+
+
+def _free_bytes() -> int | None:
+    """What the device may use; None where the system does not tell."""
+    if mx.metal.is_available():
+        return int(mx.device_info()["max_recommended_working_set_size"])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:")) * 1024
+    except (OSError, StopIteration):
+        return None
+
+
+def _device_name() -> str:
+    return str(mx.device_info().get("device_name", "cpu")) if mx.metal.is_available() else "cpu"
