@@ -89,10 +89,19 @@ def _open_triton(checkpoint: Checkpoint, options: LoadOptions) -> Model:
     return open_model(checkpoint, dtype=options.precision, cache_tokens=options.context_tokens, progress=True)
 
 
+def _open_metal(checkpoint: Checkpoint, options: LoadOptions) -> Model:
+    from gpt_oss.backends.metal import open_model
+
+    if options.kv != "bf16":
+        raise ParameterError(f"{options.kv} keys and values need the cpu backend; choose it, or bf16")
+    return open_model(checkpoint, dtype=options.precision, cache_tokens=options.context_tokens)
+
+
 BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {
     "cpu": _open_cpu,
     "torch": _open_torch,
     "triton": _open_triton,
+    "metal": _open_metal,
 }
 
 
@@ -143,6 +152,7 @@ GENERATORS: dict[str, Callable[[str, LoadOptions], TokenGenerator]] = {
 _NEEDS = {
     "torch": "torch",
     "triton": "triton",
+    "metal": "mlx.core",
     "transformers": "transformers",
     "vllm": "vllm",
 }  # backend: the package that it imports; the extra has the backend's name
