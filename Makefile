@@ -4,13 +4,14 @@
 # make parity        print the parity table               make sanitize the cpu backend's tests under ASan and UBSan
 # make test-docker   the sandbox in a container engine    make neon-check  the Arm kernels under qemu, cross-compiled
 # make lint          ruff, mypy, import-linter            make format   rewrite the code the way ruff wants it
+# make docs          what docs/ computes, then the site, in site/
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODEL  ?=
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: chat test test-slow test-docker soak parity lint format sanitize neon-check clean
+.PHONY: chat test test-slow test-docker soak parity lint format sanitize neon-check docs clean
 
 chat: $(VENV)/.installed
 	$(BIN)/gpt-oss chat $(MODEL)
@@ -26,6 +27,10 @@ test-docker: $(VENV)/.installed-test
 
 neon-check:
 	bash csrc/neon.sh
+
+docs: $(VENV)/.installed-test
+	for script in cli_reference diagrams pictures figures; do $(BIN)/python docs/$$script.py || exit 1; done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak --timeout 1200
