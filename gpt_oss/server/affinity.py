@@ -47,7 +47,7 @@ def affinity_of(method: str, path: str, body: bytes) -> Affinity:
     if not isinstance(asked, dict):
         return Affinity(f"{method} {path}")
     head = [f"{name}:{_text(asked[name])}" for name in BEFORE_MESSAGES if asked.get(name)]
-    given = next((asked[name] for name in MESSAGES if asked.get(name)), [])
+    given: Any = next((asked[name] for name in MESSAGES if asked.get(name)), [])
     if not isinstance(given, list) or all(isinstance(each, int) for each in given):  # one text, or token ids
         given = [given]
     messages = [_text(each) for each in given]

@@ -393,7 +393,9 @@ class Watchdog:
 class Replica:
     """The server of app.py, asked through Ray and not through a socket."""
 
-    async def __init__(self, args: argparse.Namespace, seal_key: bytes | None, fleet: Fleet) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, args: argparse.Namespace, seal_key: bytes | None, fleet: Fleet
+    ) -> None:
         self._name: str = serve.get_replica_context().replica_tag
         self._stack = ExitStack()
         self._watchdog = Watchdog(fleet.stalled_s)

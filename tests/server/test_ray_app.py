@@ -235,7 +235,8 @@ class TestFleet:
 
     def test_a_client_that_hangs_up_frees_its_replica(self, fleet: str) -> None:
         with httpx.stream("POST", f"{fleet}/v1/completions", json={**ENDLESS, "stream": True}, timeout=60) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()  # kept: when it goes, the connection does
+            next(lines)
             assert sum(figures(fleet, "gpt_oss_answers_running").values()) == 1
         deadline = time.monotonic() + 30
         while sum(figures(fleet, "gpt_oss_answers_running").values()):
