@@ -28,7 +28,7 @@ class LoadOptions:
     """What a user may choose; None leaves it to the backend.
 
     backend: "auto" is openai_http where a URL is given, torch under torchrun with several processes, else cpu.
-    precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64".
+    precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64"; metal: "bf16" or "float32".
     kv: what keys and values are kept as; int8 takes about half of the memory and is of the cpu backend.
     context_tokens: the longest prompt plus answer, in tokens; bounds the memory of the KV cache.
     threads: cpu only; None is every core.
