@@ -20,11 +20,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpt_oss.backends.triton.overlap import await_inputs, overlapped
+
 LOG2E = tl.constexpr(math.log2(math.e))
-ROWS = 128  # queries (tokens * heads of a key head) of a program of `prefill`
-KEYS = 64  # keys that a program sees at a time
+
+
+@dataclass(frozen=True)
+class Shape:
+    """rows: queries (tokens * heads of a key head) of a program. keys: that it sees at a time. stages: of loads under
+    way."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
 LEAST_ROWS = 16  # that tensor cores take
 MOST_SPLITS = 32
+PREFILL = Shape(128, 64, 8, 3)
+DECODE = Shape(LEAST_ROWS, 64, 4, 3)
 EVERYTHING = 1 << 30  # a window that hides nothing
 
 
@@ -62,10 +77,11 @@ def _see(
 def _prefill(
     q, keys, values, sinks, positions, sequences, table, table_width, runs, out, window, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    GROUP: tl.constexpr, GROUP_ROWS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(OVERLAP)
     head = tl.program_id(0)
-    run = tl.program_id(1)
+    run = tl.num_programs(1) - 1 - tl.program_id(1)  # those with the most keys first
     first_token = tl.load(runs + run * 2)
     end_token = tl.load(runs + run * 2 + 1)
     row = tl.arange(0, ROWS)
@@ -93,8 +109,9 @@ def _prefill(
 def _decode(
     q, keys, values, sinks, positions, sequences, table, table_width, sums, parts, out, window, scale,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    GROUP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(OVERLAP)
     head = tl.program_id(0)
     token = tl.program_id(1)
     split = tl.program_id(2)
@@ -128,7 +145,8 @@ def _decode(
 
 
 @triton.jit
-def _join(sums, parts, sinks, out, HEADS: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr):
+def _join(sums, parts, sinks, out, HEADS: tl.constexpr, DIM: tl.constexpr, SPLITS: tl.constexpr, OVERLAP: tl.constexpr):
+    await_inputs(OVERLAP)
     query = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, DIM)
     part = query * SPLITS + tl.arange(0, SPLITS)
@@ -170,15 +188,15 @@ def prefill(q: Tensor, pages: Pages, sinks: Tensor, positions: Tensor, sequences
         pages.window, 1 / math.sqrt(dim),
         HEADS=heads, KV_HEADS=kv_heads, DIM=dim, BLOCK_TOKENS=pages.block_tokens,
         GROUP=heads // kv_heads, GROUP_ROWS=triton.next_power_of_2(heads // kv_heads),
-        ROWS=run_tokens(heads // kv_heads) * triton.next_power_of_2(heads // kv_heads), KEYS=KEYS,
-        num_warps=8, num_stages=3,
+        ROWS=run_tokens(heads // kv_heads) * triton.next_power_of_2(heads // kv_heads), KEYS=PREFILL.keys,
+        num_warps=PREFILL.warps, num_stages=PREFILL.stages, **overlapped(q),
     )  # fmt: skip
     return out
 
 
 def run_tokens(group: int) -> int:
     """Tokens of a program of `prefill`, where `group` query heads share a key head."""
-    return max(1, ROWS // triton.next_power_of_2(group))
+    return max(1, PREFILL.rows // triton.next_power_of_2(group))
 
 
 def decode(q: Tensor, pages: Pages, sinks: Tensor, positions: Tensor, sequences: Tensor, splits: int) -> Tensor:
@@ -197,11 +215,13 @@ def decode(q: Tensor, pages: Pages, sinks: Tensor, positions: Tensor, sequences:
         q, pages.keys, pages.values, sinks, positions, sequences, pages.table, pages.table.stride(0), sums, parts, out,
         pages.window, 1 / math.sqrt(dim),
         HEADS=heads, KV_HEADS=kv_heads, DIM=dim, BLOCK_TOKENS=pages.block_tokens,
-        GROUP=heads // kv_heads, ROWS=max(LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
-        KEYS=KEYS, SPLITS=splits, num_warps=4, num_stages=3,
+        GROUP=heads // kv_heads, ROWS=max(DECODE.rows, triton.next_power_of_2(heads // kv_heads)),
+        KEYS=DECODE.keys, SPLITS=splits, num_warps=DECODE.warps, num_stages=DECODE.stages, **overlapped(q),
     )  # fmt: skip
     if splits > 1:
-        _join[(tokens * heads,)](sums, parts, sinks, out, HEADS=heads, DIM=dim, SPLITS=splits, num_warps=1)
+        _join[(tokens * heads,)](
+            sums, parts, sinks, out, HEADS=heads, DIM=dim, SPLITS=splits, num_warps=1, **overlapped(q)
+        )
     return out
 
 

@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gpt_oss.backends.triton.mxfp4 import SHIFT, decode
+from gpt_oss.backends.triton.overlap import await_inputs, overlapped
 from gpt_oss.backends.triton.route import Groups
 
 SWIGLU_ALPHA = tl.constexpr(1.702)
@@ -62,9 +63,11 @@ def tile_tokens(pairs: int, experts: int, shared_memory: int) -> int:
 
 
 @triton.jit
-def _product(words, scales, expert, row, rows, x, x_rows, columns, ROWS: tl.constexpr, TOKENS: tl.constexpr):
+def _product(
+    words, scales, expert, row, rows, x, x_rows, inside, columns, ROWS: tl.constexpr, TOKENS: tl.constexpr
+):  # fmt: skip
     """float32 [ROWS, TOKENS]: rows `row` of the expert's matrix times rows `x_rows` of x, which has `columns`
-    columns."""
+    columns, where they are `inside` [TOKENS]; the rest is not read and counts as zeros."""
     groups = (columns + 127) // 128
     row = tl.minimum(row, rows - 1)  # rows past the end repeat the last, and are not stored
     word = words + (expert.to(tl.int64) * rows + row[:, None]) * (groups * 16) + tl.arange(0, 16)[None, :]
@@ -74,7 +77,7 @@ def _product(words, scales, expert, row, rows, x, x_rows, columns, ROWS: tl.cons
     total = tl.zeros((ROWS, TOKENS), tl.float32)
     for group in range(0, groups):
         weights = decode(tl.load(word), tl.load(scale), x.dtype.element_ty)
-        values = tl.load(value, mask=column < columns - group * 128, other=0.0)
+        values = tl.load(value, mask=inside[None, :] & (column < columns - group * 128), other=0.0)
         total = tl.dot(weights, values, total, input_precision="ieee")
         word += 16
         scale += rows
@@ -97,7 +100,9 @@ def _mlp1(
     COUNT: tl.constexpr,
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    await_inputs(OVERLAP)
     tile = tl.program_id(1)
     expert = tl.load(tiles + tile * 3)
     if expert < 0:
@@ -106,7 +111,7 @@ def _mlp1(
     inside = at < tl.load(tiles + tile * 3 + 2)
     token = tl.load(order + at, mask=inside, other=0) // COUNT
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    total = _product(words, scales, expert, row, rows, x, token, columns, ROWS, TOKENS)
+    total = _product(words, scales, expert, row, rows, x, token, inside, columns, ROWS, TOKENS)
     total += tl.load(bias + expert.to(tl.int64) * rows + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
 
     gate, linear = tl.split(total.reshape(ROWS // 2, 2, TOKENS).permute(0, 2, 1))  # they lie interleaved
@@ -119,7 +124,11 @@ def _mlp1(
 
 
 @triton.jit
-def _mlp2(x, words, scales, bias, order, tiles, out, rows, columns, ROWS: tl.constexpr, TOKENS: tl.constexpr):
+def _mlp2(
+    x, words, scales, bias, order, tiles, out, rows, columns,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    await_inputs(OVERLAP)
     tile = tl.program_id(1)
     expert = tl.load(tiles + tile * 3)
     if expert < 0:
@@ -127,12 +136,13 @@ def _mlp2(x, words, scales, bias, order, tiles, out, rows, columns, ROWS: tl.con
     first = tl.load(tiles + tile * 3 + 1)
     end = tl.load(tiles + tile * 3 + 2)
     at = first + tl.arange(0, TOKENS)
+    inside = at < end
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    total = _product(words, scales, expert, row, rows, x, tl.minimum(at, end - 1), columns, ROWS, TOKENS)
+    total = _product(words, scales, expert, row, rows, x, at, inside, columns, ROWS, TOKENS)
     total += tl.load(bias + expert.to(tl.int64) * rows + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
-    pair = tl.load(order + at, mask=at < end, other=0)
+    pair = tl.load(order + at, mask=inside, other=0)
     to = out + pair[None, :].to(tl.int64) * rows + row[:, None]
-    tl.store(to, total.to(out.dtype.element_ty), mask=(at < end)[None, :] & (row < rows)[:, None])
+    tl.store(to, total.to(out.dtype.element_ty), mask=inside[None, :] & (row < rows)[:, None])
 
 
 def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
@@ -156,6 +166,7 @@ def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
         TOKENS=groups.tile_tokens,
         num_warps=shape.warps,
         num_stages=shape.stages,
+        **overlapped(x),
     )
     return out
 
@@ -179,5 +190,6 @@ def mlp2(x: Tensor, matrices: Matrices, groups: Groups, tokens: int) -> Tensor:
         TOKENS=groups.tile_tokens,
         num_warps=shape.warps,
         num_stages=shape.stages,
+        **overlapped(x),
     )
     return out

@@ -1,7 +1,7 @@
 """The forward pass of gpt-oss as a row of kernels: `forward` names the steps. Compare backends/torch/network.py.
 
 The host decides nothing on the way and waits for nothing, so that the whole pass can be captured in a CUDA graph. The
-residual stream is float32; everything else is in the precision of the weights. Dense products are torch's (cuBLAS).
+residual stream is float32; everything else is in the precision of the weights. Dense products: dense.py.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import linear
 
 from gpt_oss.backends.torch import network as plain
 from gpt_oss.backends.torch.cache import Cache
 from gpt_oss.backends.torch.weights import Vocabulary
 from gpt_oss.backends.triton import attention, experts, route
+from gpt_oss.backends.triton.dense import linear
 from gpt_oss.backends.triton.norm import add_norm
 from gpt_oss.backends.triton.rotary import rotate_and_store
 from gpt_oss.backends.triton.weights import Block, NetworkWeights
@@ -94,7 +94,7 @@ class Network:
         )
         if batch.runs is not None:
             return attention.prefill(q, pages, block.sinks, positions, sequences, batch.runs).flatten(1)
-        few_keys = windowed and window <= 4 * attention.KEYS
+        few_keys = windowed and window <= 4 * attention.DECODE.keys
         splits = 1 if few_keys else attention.splits_for(len(q), keys.shape[1], self.gpu.processors)
         return attention.decode(q, pages, block.sinks, positions, sequences, splits).flatten(1)
 
@@ -102,9 +102,9 @@ class Network:
         """What to add to the stream, see add_norm: terms [tokens, k, hidden] and shares, or their sum."""
         config = self.config
         router_logits = linear(t, block.gate_weight, block.gate_bias)
-        chosen, shares = route.choose(router_logits, batch.positions, config.experts_per_token)
-        tile = experts.tile_tokens(chosen.numel(), config.num_experts, self.gpu.shared_memory)
-        groups = route.group(chosen, config.num_experts, tile)
+        k = config.experts_per_token
+        tile = experts.tile_tokens(len(t) * k, config.num_experts, self.gpu.shared_memory)
+        groups, shares = route.assign(router_logits, batch.positions, k, tile)
         h = experts.mlp1(t, block.mlp1, groups, config.swiglu_limit)
         terms = experts.mlp2(h, block.mlp2, groups, len(t))
         if self.add_up is None:

@@ -11,18 +11,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpt_oss.backends.triton.overlap import await_inputs, overlapped
+
 VALUES = 4096  # that a program takes at least, in whole rows
 
 
 @triton.jit
 def kernel(
     x, terms, shares, scale, out, tokens, hidden, eps,
-    TERMS: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    TERMS: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)[None, :]
     inside = (row < tokens)[:, None] & (column < hidden)
     at = row[:, None] * hidden + column
+    scales = tl.load(scale + column, mask=column < hidden, other=0.0)
+    await_inputs(OVERLAP)
     value = tl.load(x + at, mask=inside, other=0.0)
     if TERMS > 0:
         for i in tl.static_range(TERMS):
@@ -33,7 +37,7 @@ def kernel(
             value += term
         tl.store(x + at, value, mask=inside)
     normal = value * tl.rsqrt(tl.sum(value * value, 1) / hidden + eps)[:, None]
-    normal *= tl.load(scale + column, mask=column < hidden, other=0.0)
+    normal *= scales
     tl.store(out + at, normal.to(out.dtype.element_ty), mask=inside)
 
 
@@ -63,5 +67,6 @@ def add_norm(
         ROWS=rows,
         BLOCK=block,
         num_warps=8,
+        **overlapped(x),
     )
     return out

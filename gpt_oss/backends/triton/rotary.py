@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpt_oss.backends.triton.overlap import await_inputs, overlapped
+
 VALUES = 4096  # pairs of values that a program takes at least, in whole tokens
 
 
@@ -18,9 +20,10 @@ VALUES = 4096  # pairs of values that a program takes at least, in whole tokens
 def _kernel(
     qkv, cosines, sines, positions, sequences, table, table_width, q, keys, values, tokens,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_TOKENS: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     half: tl.constexpr = DIM // 2
+    await_inputs(OVERLAP)
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     position = tl.load(positions + token, mask=token < tokens, other=-1)
     real = position >= 0  # the rest is padding
@@ -96,5 +99,6 @@ def rotate_and_store(
         TOKENS=tokens,
         ROWS=rows,
         num_warps=4,
+        **overlapped(qkv),
     )
     return q

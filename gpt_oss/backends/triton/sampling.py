@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gpt_oss.backends.triton.overlap import await_inputs, overlapped
+
 CHUNK = 1024
 
 
@@ -25,8 +27,10 @@ def _mix(z):
 
 @triton.jit
 def _best_of_chunks(
-    logits, width, usable, temperatures, seeds, positions, values, tokens, chunks, CHUNK: tl.constexpr
+    logits, width, usable, temperatures, seeds, positions, values, tokens, chunks,
+    CHUNK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(OVERLAP)
     chunk = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     token = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -45,7 +49,8 @@ def _best_of_chunks(
 
 
 @triton.jit
-def _best(values, tokens, out, chunks, BLOCK: tl.constexpr):
+def _best(values, tokens, out, chunks, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    await_inputs(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, BLOCK)
     value = tl.load(values + row * chunks + chunk, mask=chunk < chunks, other=float("-inf"))
@@ -64,7 +69,9 @@ def sample(logits: Tensor, usable: int, temperatures: Tensor, seeds: Tensor, pos
     tokens = torch.empty(rows, chunks, dtype=torch.int32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int32, device=logits.device)
     _best_of_chunks[(chunks, rows)](
-        logits, width, usable, temperatures, seeds, positions, values, tokens, chunks, CHUNK=CHUNK, num_warps=4
-    )
-    _best[(rows,)](values, tokens, out, chunks, BLOCK=triton.next_power_of_2(chunks), num_warps=4)
+        logits, width, usable, temperatures, seeds, positions, values, tokens, chunks,
+        CHUNK=CHUNK, num_warps=4, **overlapped(logits),
+    )  # fmt: skip
+    block = triton.next_power_of_2(chunks)
+    _best[(rows,)](values, tokens, out, chunks, BLOCK=block, num_warps=4, **overlapped(logits))
     return out

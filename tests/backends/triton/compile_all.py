@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from gpt_oss.backends.triton import attention, experts, mxfp4, norm, rotary, route, sampling
+from gpt_oss.backends.triton import attention, dense, experts, mxfp4, norm, rotary, route, sampling
 
 HIDDEN, HEADS, KV_HEADS, DIM, EXPERTS, CHOICES, VOCABULARY = 2880, 64, 8, 64, 128, 4, 201_088
 BLOCK_TOKENS = 32
@@ -66,6 +66,8 @@ def launches(shared_memory: int) -> Iterator[tuple[str, Callable[[], object]]]:
             shares = empty(1, CHOICES, dtype=torch.float32)
             added = empty(1, CHOICES, HIDDEN)
             yield "norm of experts", lambda: norm.add_norm(stream, scale, 1e-5, torch.bfloat16, added, shares)
+            yield "dense", lambda: dense.linear(x, empty(VOCABULARY, HIDDEN), empty(VOCABULARY))
+            yield "assign", lambda: route.assign(empty(1, EXPERTS), positions, CHOICES, experts.FEW_TOKENS)
             yield "choose", lambda: route.choose(empty(1, EXPERTS), positions, CHOICES)
             temperatures, seeds = empty(1, dtype=torch.float64), empty(1, dtype=torch.int64)
             yield (
@@ -81,6 +83,7 @@ def launches(shared_memory: int) -> Iterator[tuple[str, Callable[[], object]]]:
                 lambda: attention.decode(q, pages, empty(HEADS), positions, positions, splits),
             )
         if tokens == 64:
+            yield "assign", lambda: route.assign(empty(16, EXPERTS), positions, CHOICES, experts.FEW_TOKENS)
             continue
         pairs = tokens * CHOICES
         for tile in {experts.tile_tokens(pairs, 32, shared_memory), experts.tile_tokens(pairs, 128, shared_memory)}:

@@ -63,6 +63,26 @@ def test_every_pair_is_in_one_tile_of_its_expert(
     assert rows_of_tiles(groups) == np.argsort(chosen.flatten(), kind="stable").tolist()
 
 
+@pytest.mark.parametrize(
+    ("tokens", "count_of_experts", "k"),
+    [(1, 8, 2), (1, 128, 4), (5, 3, 3), (7, 33, 4), (2, 1, 1), (16, 6, 2), (17, 6, 2)],
+)
+def test_choosing_and_grouping_at_once_is_both_in_turn(
+    tokens: int, count_of_experts: int, k: int, device: str, random: np.random.Generator
+) -> None:
+    """A third of the tokens are padding."""
+    logits = torch.from_numpy(random.standard_normal((tokens, count_of_experts))).float().to(device)
+    positions = torch.from_numpy(np.where(np.arange(tokens) % 3 == 1, -1, 7).astype(np.int32)).to(device)
+    groups, shares = route.assign(logits, positions, k, 16)
+    chosen, wanted_shares = route.choose(logits, positions, k)
+    wanted = route.group(chosen, count_of_experts, 16)
+    torch.testing.assert_close(shares, wanted_shares)
+    used = wanted.tiles[:, 0] >= 0
+    assert (groups.tiles[~used, 0] == -1).all()
+    torch.testing.assert_close(groups.tiles[used], wanted.tiles[used])
+    assert rows_of_tiles(groups) == rows_of_tiles(wanted)
+
+
 def random_matrices(
     count: int, rows: int, columns: int, dtype: torch.dtype, device: str, random: np.random.Generator
 ) -> tuple[experts.Matrices, Tensor]:
