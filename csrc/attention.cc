@@ -6,13 +6,17 @@
 #include <stdexcept>
 
 #include "bf16.h"
+#include "portable.h"
 
 namespace gpt_oss {
 
 extern const AttentionKernel kAttention_plain;
-#if defined(__x86_64__)
-extern const AttentionKernel kAttention_avx2, kAttention_avx512, kAttention_avx512bf16, kAttention_amx;
-#elif defined(__aarch64__)
+#if defined(GPT_OSS_X86_64)
+extern const AttentionKernel kAttention_avx2, kAttention_avx512, kAttention_avx512bf16;
+#if defined(GPT_OSS_AMX)
+extern const AttentionKernel kAttention_amx;
+#endif
+#elif defined(GPT_OSS_ARM64)
 extern const AttentionKernel kAttention_neon;
 #endif
 
@@ -30,13 +34,15 @@ constexpr float kLog2E = 1.44269504f;
 
 const AttentionKernel* exact_match(Isa isa) {
   switch (isa) {
-#if defined(__x86_64__)
+#if defined(GPT_OSS_X86_64)
+#if defined(GPT_OSS_AMX)
     case Isa::amx: return &kAttention_amx;
+#endif
     case Isa::avx512bf16: return &kAttention_avx512bf16;
     case Isa::avx512: return &kAttention_avx512;
     case Isa::avxvnni:
     case Isa::avx2: return &kAttention_avx2;
-#elif defined(__aarch64__)
+#elif defined(GPT_OSS_ARM64)
     case Isa::i8mm:
     case Isa::neon: return &kAttention_neon;
 #endif
@@ -114,7 +120,7 @@ KvType parse_kv(const std::string& name) {
 
 const AttentionKernel& attention_kernel(Isa isa, int head_dim) {
   const AttentionKernel* kernel = exact_match(isa);
-#if defined(__x86_64__)
+#if defined(GPT_OSS_X86_64)
   if (head_dim % kernel->head_dim_multiple != 0) kernel = &kAttention_avx512;  // AMX, and heads that leave a part tile
 #endif
   return *kernel;

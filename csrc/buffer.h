@@ -1,14 +1,13 @@
 // Memory with one owner, freed with it: Buffer from the heap, Pages from the system.
 #pragma once
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <new>
 #include <utility>
+
+#include "system.h"
 
 namespace gpt_oss {
 
@@ -19,7 +18,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(size_t n) : size_(n) {
     const size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes)));
+    data_.reset(static_cast<T*>(allocate_lines(bytes == 0 ? 64 : bytes)));
     if (!data_) throw std::bad_alloc();
   }
 
@@ -35,7 +34,7 @@ class Buffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    void operator()(T* p) const { free_lines(p); }
   };
   std::unique_ptr<T[], Free> data_;
   size_t size_ = 0;
@@ -46,14 +45,13 @@ template <class T>
 class Pages {
  public:
   explicit Pages(size_t n) : bytes_(std::max<size_t>(1, n * sizeof(T))) {
-    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<T*>(p);
+    data_ = static_cast<T*>(allocate_pages(bytes_));
+    if (data_ == nullptr) throw std::bad_alloc();
   }
   Pages(Pages&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
   Pages& operator=(Pages&&) = delete;
   ~Pages() {
-    if (data_ != nullptr) munmap(data_, bytes_);
+    if (data_ != nullptr) free_pages(data_, bytes_);
   }
 
   T* data() { return data_; }

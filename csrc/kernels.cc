@@ -17,25 +17,27 @@ namespace {
 }  // namespace
 
 const Kernels& kernels_for(Isa isa) {
-#if defined(__x86_64__)
+#if defined(GPT_OSS_X86_64)
   static const Kernels avx512 = extended(avx512_kernels(), Isa::avx512, &avx512_mxfp4(), &avx512_bf16(),
                                          &avx512_mxfp4_int8(), &avx512_int8());
   static const Kernels avx512bf16 = extended(avx512_kernels(), Isa::avx512bf16, &avx512bf16_mxfp4(), &avx512bf16_bf16(),
                                              &avx512_mxfp4_int8(), &avx512_int8());
+#if defined(GPT_OSS_AMX)
   static const Kernels amx = extended(avx512_kernels(), Isa::amx, &amx_mxfp4(), &amx_bf16(), nullptr, nullptr);
+  if (isa == Isa::amx) return amx;
+#endif
   static const Kernels avx2 = extended(avx2_kernels(), Isa::avx2, &avx2_mxfp4(), &avx2_bf16(),
                                        avx2_kernels().many_mxfp4_int8, avx2_kernels().many_int8);
   static const Kernels avxvnni = extended(avxvnni_kernels(), Isa::avxvnni, &avx2_mxfp4(), &avx2_bf16(),
                                           avxvnni_kernels().many_mxfp4_int8, avxvnni_kernels().many_int8);
   switch (isa) {
-    case Isa::amx: return amx;
     case Isa::avx512bf16: return avx512bf16;
     case Isa::avx512: return avx512;
     case Isa::avxvnni: return avxvnni;
     case Isa::avx2: return avx2;
     default: break;
   }
-#elif defined(__aarch64__)
+#elif defined(GPT_OSS_ARM64)
   static const Kernels i8mm =
       extended(neon_kernels(), Isa::i8mm, nullptr, nullptr, &i8mm_mxfp4_int8(), &i8mm_int8());
   switch (isa) {

@@ -6,6 +6,7 @@
 
 #include "isa.h"
 #include "matmul.h"
+#include "portable.h"
 
 namespace gpt_oss {
 
@@ -74,7 +75,7 @@ struct Kernels {
 const Kernels& kernels_for(Isa isa);
 
 const Kernels& plain_kernels();
-#if defined(__x86_64__)
+#if defined(GPT_OSS_X86_64)
 const Kernels& avx2_kernels();
 const ManyKernels& avx2_mxfp4();
 const ManyKernels& avx2_bf16();
@@ -86,9 +87,11 @@ const ManyKernels& avx512_mxfp4_int8();
 const ManyKernels& avx512_int8();
 const ManyKernels& avx512bf16_mxfp4();
 const ManyKernels& avx512bf16_bf16();
+#if defined(GPT_OSS_AMX)
 const ManyKernels& amx_mxfp4();
 const ManyKernels& amx_bf16();
-#elif defined(__aarch64__)
+#endif
+#elif defined(GPT_OSS_ARM64)
 const Kernels& neon_kernels();
 const ManyKernels& i8mm_mxfp4_int8();
 const ManyKernels& i8mm_int8();

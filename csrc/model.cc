@@ -1,11 +1,10 @@
 // See model.h. `step` is the network.
 #include "model.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <set>
+
+#include "system.h"
 
 namespace gpt_oss {
 namespace {
@@ -15,14 +14,6 @@ constexpr int kStepTokens = 2048;
 
 // Rows of the small operations that make one task.
 constexpr int kTaskRows = 4;
-
-// Has the system start reading the file behind [from, from + bytes) without waiting for it.
-void will_need(const uint8_t* from, size_t bytes) {
-  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(from) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(from) + bytes;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);  // a refusal costs time only
-}
 
 }  // namespace
 

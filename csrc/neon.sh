@@ -12,7 +12,7 @@ compile() {  # compile FILE [FLAG...]
   aarch64-linux-gnu-g++ -std=c++20 -O3 -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi -Icsrc "$@" \
     -c "$file" -o "$out/$(basename "$file").o"
 }
-for file in csrc/isa/matmul_plain.cc csrc/matmul.cc csrc/kernels.cc csrc/isa.cc csrc/pool.cc csrc/test/kernel_check.cc; do
+for file in csrc/isa/matmul_plain.cc csrc/matmul.cc csrc/kernels.cc csrc/isa.cc csrc/pool.cc csrc/system.cc csrc/test/kernel_check.cc; do
   compile "$file"
 done
 # The flags of CMakeLists.txt.

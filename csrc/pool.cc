@@ -2,6 +2,11 @@
 
 #include <chrono>
 
+#include "portable.h"
+#if defined(GPT_OSS_X86_64)
+#include <immintrin.h>
+#endif
+
 namespace gpt_oss {
 namespace {
 
@@ -9,9 +14,9 @@ namespace {
 constexpr auto kSpin = std::chrono::microseconds(300);
 
 inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
+#if defined(GPT_OSS_X86_64)
+  _mm_pause();
+#elif defined(GPT_OSS_ARM64)
   asm volatile("yield");
 #endif
 }

@@ -12,12 +12,12 @@ void accumulate(__m512 (&sums)[kRows][kVectors], const uint16_t* a, int a_row, i
   for (int k = 0; k < depth; k += 2) {
     __m512bh right[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      right[v] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(pairs + k / 2 * pairs_row + 32 * v));
+      right[v] = std::bit_cast<__m512bh>(_mm512_loadu_si512(pairs + k / 2 * pairs_row + 32 * v));
     }
     for (int r = 0; r < kRows; ++r) {
       int32_t pair;
       std::memcpy(&pair, a + r * a_row + k, sizeof pair);
-      const auto left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+      const auto left = std::bit_cast<__m512bh>(_mm512_set1_epi32(pair));
       for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], left, right[v]);
     }
   }

@@ -9,6 +9,8 @@
 
 #include <immintrin.h>
 
+#include <bit>
+
 #include "attention_tile.h"
 
 namespace gpt_oss {
@@ -59,7 +61,7 @@ inline void expand_32(const int8_t* from, __m512 low_scales, __m512 high_scales,
   };
   const __m512 low = floats(0), high = floats(16);
   const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, high_scales), _mm512_mul_ps(low, low_scales));
-  _mm512_storeu_si512(to, reinterpret_cast<__m512i>(both));
+  _mm512_storeu_si512(to, std::bit_cast<__m512i>(both));
 }
 
 // AttentionKernel::expand. Where head_dim is no multiple of 32, what a key leaves behind its end is written over by the

@@ -5,16 +5,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "../attention.h"
+#include "lanes.h"
 
 namespace gpt_oss {
 namespace {
 
 template <int kLanes>
 struct Tile {
-  typedef float F __attribute__((vector_size(kLanes * 4)));
-  typedef int32_t I __attribute__((vector_size(kLanes * 4)));
+  using Vectors = Lanes<kLanes>;
+  using F = typename Vectors::F;
+  using I = typename Vectors::I;
 
   static F load(const float* p) {
     F v;
@@ -23,7 +26,7 @@ struct Tile {
   }
   static void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
   static F all(float x) { return F{} + x; }
-  static F max(F a, F b) { return a > b ? a : b; }
+  static F max(F a, F b) { return Vectors::select(a > b, a, b); }
 
   // 2^x for x <= 0, exactly 0 below -126; the series of 2^f on [-1/2, 1/2] to f^6: relative error 2e-7.
   static F exp2(F x) {
@@ -31,7 +34,7 @@ struct Tile {
     const I in_range = x >= lowest;
     x = max(x, lowest);
     const F t = x + to_integer;
-    const I n = (I)t - (I)to_integer;
+    const I n = Vectors::bits(t) - Vectors::bits(to_integer);
     const F f = x - (t - to_integer);
     F p = all(1.540353e-4f);
     p = p * f + 1.333356e-3f;
@@ -40,8 +43,7 @@ struct Tile {
     p = p * f + 2.402265e-1f;
     p = p * f + 6.931472e-1f;
     p = p * f + 1.0f;
-    const I bits = ((I)p + (n << 23)) & in_range;
-    return (F)bits;
+    return Vectors::from_bits((Vectors::bits(p) + (n << 23)) & in_range);
   }
 
   // Hides the keys of one block, first_key and on, that a column may not see. scores: [kBlockTokens][kColumns].
@@ -57,7 +59,7 @@ struct Tile {
         const I position = I{} + (first_key + key);
         const I visible = (position <= last) & (position > last - window);
         float* row = scores + key * kColumns + c;
-        store(row, visible ? load(row) : all(-__builtin_inff()));
+        store(row, Vectors::select(visible, load(row), all(-std::numeric_limits<float>::infinity())));
       }
     }
   }

@@ -11,8 +11,13 @@ inline __m256i pairs(__m256i u, __m256i x) { return _mm256_maddubs_epi16(u, x); 
 inline __m256i widen(__m256i sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
 
 // sum += x. In assembly, for gcc regroups such sums, and runs out of registers.
+#if defined(GPT_OSS_GNU)
 inline void add16(__m256i& sum, __m256i x) { asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(x)); }
 inline void add32(__m256i& sum, __m256i x) { asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x)); }
+#else
+inline void add16(__m256i& sum, __m256i x) { sum = _mm256_add_epi16(sum, x); }
+inline void add32(__m256i& sum, __m256i x) { sum = _mm256_add_epi32(sum, x); }
+#endif
 
 // MXFP4: weights of 0 .. 24 leave room to add four pairs, at most 4 * 2 * 24 * 127 = 24384.
 struct SmallBytes {

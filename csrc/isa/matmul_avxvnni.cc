@@ -6,7 +6,11 @@ namespace {
 
 // sum += w * x, four by four. In assembly, for gcc 12 copies the sums of the intrinsic from register to register.
 inline void dpbusd(__m256i& sum, __m256i w, __m256i x) {
+#if defined(GPT_OSS_GNU)
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x));
+#else
+  sum = _mm256_dpbusd_avx_epi32(sum, w, x);
+#endif
 }
 
 template <int kWeightOffset>

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "bf16.h"
+#include "portable.h"
 
 namespace gpt_oss {
 namespace {
@@ -16,7 +17,7 @@ namespace {
 // e^x to 2 ulp for x <= 88; zero far below. 2^n * (a polynomial on [-ln2 / 2, ln2 / 2]), as in Cephes' expf.
 inline float exponential(float x) {
   x = std::min(88.0f, std::max(-87.0f, x));
-  const float n = __builtin_rintf(x * 1.44269504f);
+  const float n = std::rint(x * 1.44269504f);
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;

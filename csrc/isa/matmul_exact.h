@@ -112,7 +112,7 @@ struct ManyKernel {
   }
 
   template <int N>
-  [[gnu::noinline]] void multiply(const WeightBlock* weight, int token, int block, int count, float* out, size_t stride,
+  GPT_OSS_NOINLINE void multiply(const WeightBlock* weight, int token, int block, int count, float* out, size_t stride,
                                   Fetch& fetch) const {
     const size_t cols = w.cols;
     const float* tokens = x + token * cols + block * kBlock;
@@ -136,8 +136,8 @@ struct ManyKernel {
       // The next tokens: streams too short for the hardware to follow.
 #pragma GCC unroll 16
       for (int t = 0; t < N; ++t) {
-        __builtin_prefetch(tokens + (N + t) * cols);
-        __builtin_prefetch(tokens + (N + t) * cols + kBlock / 2);
+        GPT_OSS_PREFETCH(tokens + (N + t) * cols);
+        GPT_OSS_PREFETCH(tokens + (N + t) * cols + kBlock / 2);
       }
       fetch();
     }

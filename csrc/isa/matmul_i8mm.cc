@@ -79,7 +79,7 @@ struct ManyKernel {
 
   // N pairs of tokens. A sum: the first token's two rows, then the second's.
   template <int N>
-  [[gnu::noinline]] void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
+  GPT_OSS_NOINLINE void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
                                   Fetch& fetch) const {
     const PairBlock* pairs = x + token / 2 * blocks + block;
     float32x4_t sum[kRegisters][N];
@@ -112,7 +112,7 @@ struct ManyKernel {
       }
       // The next tokens: streams too short for the hardware to follow.
 #pragma GCC unroll 4
-      for (int t = 0; t < N; ++t) __builtin_prefetch(pairs + (N + t) * blocks);
+      for (int t = 0; t < N; ++t) GPT_OSS_PREFETCH(pairs + (N + t) * blocks);
       fetch();
 #pragma GCC unroll 4
       for (int t = 0; t < N; ++t) {

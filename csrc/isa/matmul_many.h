@@ -30,7 +30,7 @@ class Fetch {
 
   void operator()() {
     for (int i = 0; i < each_ && rows_ > 0; ++i) {
-      __builtin_prefetch(at_ + line_ * 64, 0, 2);
+      GPT_OSS_PREFETCH_L2(at_ + line_ * 64);
       if (++line_ == lines_) line_ = 0, --rows_, at_ += row_bytes_;
     }
   }

@@ -177,7 +177,7 @@ struct ManyKernel {
   }
 
   template <int N>
-  [[gnu::noinline]] void multiply(const WeightBlock* weight, int token, int block, int count, float* out, size_t stride,
+  GPT_OSS_NOINLINE void multiply(const WeightBlock* weight, int token, int block, int count, float* out, size_t stride,
                 Fetch& fetch) const {
     constexpr int R = Dot::kRegisters;
     const TokenBlock* tokens = x + token * blocks + block;
@@ -194,7 +194,7 @@ struct ManyKernel {
       Dot::multiply(*weight, tokens, blocks, dot);
       // The next tokens: streams too short for the hardware to follow.
 #pragma GCC unroll 8
-      for (int t = 0; t < N; ++t) __builtin_prefetch(tokens + (N + t) * blocks);
+      for (int t = 0; t < N; ++t) GPT_OSS_PREFETCH(tokens + (N + t) * blocks);
       fetch();
 #pragma GCC unroll 8
       for (int t = 0; t < N; ++t) {

@@ -206,7 +206,13 @@ void unpack(const Rows& w, int first, int first_block, int blocks, WeightBlock* 
 }
 
 // sum += w * x, four by four. In assembly, for gcc 12 copies the sums of the intrinsic from register to register.
-inline void dpbusd(__m512i& sum, __m512i w, __m512i x) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x)); }
+inline void dpbusd(__m512i& sum, __m512i w, __m512i x) {
+#if defined(GPT_OSS_GNU)
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+#else
+  sum = _mm512_dpbusd_epi32(sum, w, x);
+#endif
+}
 
 // 32 rows times N tokens, one chunk; `add` to what the chunks before left in `out`.
 template <int N>

@@ -9,6 +9,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels.h"
@@ -21,7 +22,7 @@ namespace {
 size_t packed_bytes(int tokens, int cols) { return static_cast<size_t>(tokens) * cols * sizeof(uint16_t); }
 
 inline void pack_block(const float* x, uint16_t* out) {
-  _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x)));
+  _mm512_storeu_si512(out, std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x))));
 }
 
 void pack(const float* const* x, int token, int cols, void* packed) {
@@ -101,7 +102,13 @@ inline void transpose(__m512i (&z)[16]) {
 }
 
 // sum += w * x, pair by pair. In assembly, for gcc 12 copies the sums of the intrinsic from register to register.
-inline void dpbf16(__m512& sum, __m512i w, __m512i x) { asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x)); }
+inline void dpbf16(__m512& sum, __m512i w, __m512i x) {
+#if defined(GPT_OSS_GNU)
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+#else
+  sum = _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(w), std::bit_cast<__m512bh>(x));
+#endif
+}
 
 template <class Source>
 struct ManyKernel {
@@ -136,7 +143,7 @@ struct ManyKernel {
   }
 
   template <int N>
-  [[gnu::noinline]] void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
+  GPT_OSS_NOINLINE void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
                                   Fetch& fetch) const {
     const uint16_t* tokens = x + token * cols + block * kBlock;
     __m512 sum[2][N];
@@ -160,7 +167,7 @@ struct ManyKernel {
       }
       // The next tokens: streams too short for the hardware to follow.
 #pragma GCC unroll 16
-      for (int t = 0; t < N; ++t) __builtin_prefetch(tokens + (N + t) * cols);
+      for (int t = 0; t < N; ++t) GPT_OSS_PREFETCH(tokens + (N + t) * cols);
       fetch();
     }
 #pragma GCC unroll 16

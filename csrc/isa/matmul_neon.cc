@@ -53,7 +53,7 @@ void times_int8(const Rows& w, const void* const* columns, int count, float* out
     for (int c = 0; c < N; ++c) sum[c] = vdupq_n_f32(0);
     for (int b = 0; b < blocks; ++b) {
       const EvenOdd weights = source.values(r, b);
-      __builtin_prefetch(ahead + b * Source::kBlockBytes);
+      GPT_OSS_PREFETCH(ahead + b * Source::kBlockBytes);
       const float32x4_t scale = vdupq_n_f32(source.scale(r, b));
 #pragma GCC unroll 8
       for (int c = 0; c < N; ++c) {
@@ -121,7 +121,7 @@ void mxfp4_exact(const Rows& w, const void* const* columns, int count, float* ou
     float32x4_t sum[N];
     for (int c = 0; c < N; ++c) sum[c] = vdupq_n_f32(0);
     for (int b = 0; b < blocks; ++b) {
-      __builtin_prefetch(nibbles + b * 16 + 1536);
+      GPT_OSS_PREFETCH(nibbles + b * 16 + 1536);
       const Floats weights = mxfp4_floats(nibbles + b * 16);
       const float scale = 2 * half_e8m0(scales[b], w.scale_bias);
 #pragma GCC unroll 8
@@ -137,7 +137,7 @@ void bf16_exact(const Rows& w, const void* const* columns, int count, float* out
     float32x4_t sum[N];
     for (int c = 0; c < N; ++c) sum[c] = vdupq_n_f32(0);
     for (int i = 0; i < w.cols; i += kBlock) {
-      __builtin_prefetch(row + i + 1024);
+      GPT_OSS_PREFETCH(row + i + 1024);
       const Floats weights = bf16_floats(row + i);
 #pragma GCC unroll 8
       for (int c = 0; c < N; ++c) sum[c] = vaddq_f32(sum[c], block_dot(weights, x[c] + i));
@@ -225,7 +225,7 @@ struct ManyKernel {
   }
 
   template <int N>
-  [[gnu::noinline]] void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
+  GPT_OSS_NOINLINE void multiply(const WeightBlock* w, int token, int block, int count, float* out, size_t stride,
                                   Fetch& fetch) const {
     const TokenBlock* tokens = x + token * blocks + block;
     float32x4_t sum[kRegisters][N];
@@ -263,7 +263,7 @@ struct ManyKernel {
       }
       // The next tokens: streams too short for the hardware to follow.
 #pragma GCC unroll 4
-      for (int t = 0; t < N; ++t) __builtin_prefetch(tokens + (N + t) * blocks);
+      for (int t = 0; t < N; ++t) GPT_OSS_PREFETCH(tokens + (N + t) * blocks);
       fetch();
 #pragma GCC unroll 4
       for (int t = 0; t < N; ++t) {
