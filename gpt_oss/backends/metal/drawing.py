@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gpt_oss.backends.base import Chunk, Draw, Float32
 
 PlannedDraw: TypeAlias = tuple[Draw, int]  # and the position of the token drawn
-DrawRows: TypeAlias = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
+DrawRows: TypeAlias = Callable[[mx.array, mx.array | None, mx.array | None], tuple[mx.array, mx.array]]
 
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
 
@@ -49,12 +49,11 @@ class Drawn:
         """Not yet computed. logits [rows, usable]; None where no row has a plan."""
         if not any(plans):
             return None
-        temperatures = [0.0 if plan is None else plan[0].temperature for plan in plans]
-        keys = [0 if plan is None else _key(plan[0].seed, plan[1]) for plan in plans]
-        tokens, certain = draw_rows(
-            logits, mx.array(np.array(temperatures, np.float32)), mx.array(np.array(keys, np.uint64))
-        )
-        return cls(tokens, certain, plans)
+        temperatures = np.array([0.0 if plan is None else plan[0].temperature for plan in plans], np.float32)
+        if not temperatures.any():
+            return cls(*draw_rows(logits, None, None), plans)
+        keys = np.array([0 if plan is None else _key(plan[0].seed, plan[1]) for plan in plans], np.uint64)
+        return cls(*draw_rows(logits, mx.array(temperatures), mx.array(keys)), plans)
 
     @cached_property
     def host(self) -> tuple[list[int], list[bool]]:
@@ -62,22 +61,28 @@ class Drawn:
         return np.array(self.tokens).tolist(), np.array(self.certain).tolist()
 
 
-def draw_rows(logits: mx.array, temperatures: mx.array, keys: mx.array) -> tuple[mx.array, mx.array]:
-    """logits [rows, usable]; temperatures float32 [rows], 0 for the plain argmax; keys uint64 [rows], see _key."""
-    logits = logits.astype(mx.float32)
-    random = temperatures[:, None] > 0
-    scaled = logits / mx.where(random, temperatures[:, None], 1.0)
-    bits = _mix(keys[:, None] + _steps(logits.shape[-1]))
-    # 1 - u keeps its precision where u is near 1, which is where large noise comes from.
-    rest = (~bits >> _word(12)).astype(mx.float32) * 2.0**-52 + 2.0**-53
-    exponential = mx.where(rest < 0.01, rest + rest * rest / 2, -mx.log1p(-rest))
-    totals = mx.where(random, scaled - mx.log(exponential), scaled)
+def draw_rows(logits: mx.array, temperatures: mx.array | None, keys: mx.array | None) -> tuple[mx.array, mx.array]:
+    """logits [rows, usable]; temperatures float32 [rows], 0 for the plain argmax; keys uint64 [rows], see _key. Without
+    the two, the plain argmax of every row. Gives tokens [rows], and whether each is certain."""
+    totals, needed = logits.astype(mx.float32), mx.array(0.0)
+    if temperatures is not None and keys is not None:
+        random = temperatures[:, None] > 0
+        scaled = totals / mx.where(random, temperatures[:, None], 1.0)
+        totals = mx.where(random, scaled + _noise(keys, logits.shape[-1]), scaled)
+        needed = mx.where(random, MARGIN + RELATIVE_MARGIN * mx.abs(totals.max(axis=-1, keepdims=True)), 0.0)
     tokens = mx.argmax(totals, axis=-1, keepdims=True)
     best = mx.max(totals, axis=-1, keepdims=True)
     others = mx.where(mx.arange(totals.shape[-1]) == tokens, -mx.inf, totals)
     lead = best - mx.max(others, axis=-1, keepdims=True)
-    needed = mx.where(random, MARGIN + RELATIVE_MARGIN * mx.abs(best), 0.0)
     return tokens.squeeze(-1), (lead > needed).squeeze(-1)
+
+
+def _noise(keys: mx.array, count: int) -> mx.array:
+    """Gumbel noise in float32, [rows, count]."""
+    bits = _mix(keys[:, None] + _steps(count))
+    # 1 - u keeps its precision where u is near 1, which is where large noise comes from.
+    rest = (~bits >> _word(12)).astype(mx.float32) * 2.0**-52 + 2.0**-53
+    return -mx.log(mx.where(rest < 0.01, rest + rest * rest / 2, -mx.log1p(-rest)))
 
 
 def draw_exactly(logits: Float32, draw: Draw, position: int) -> int:

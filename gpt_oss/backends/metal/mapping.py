@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_oss.model.tensors import BF16, Array
 
-KERNEL_ALIGNMENT_BYTES = 16  # of the widest loads in mlx's kernels; what lies otherwise is copied
+SMALL_BYTES = 1 << 20  # what is smaller is copied: not worth a buffer of its own
 GAP_BYTES = 1 << 20  # arrays that lie nearer than this share one buffer
 
 
@@ -32,21 +32,21 @@ def arrays_to_mlx(arrays: Sequence[Array]) -> list[mx.array]:
 
     The file stays mapped as long as one of them lives, and must not be changed.
     """
-    if all(_is_mapped(array) and _is_aligned(array) for array in arrays) and _are_neighbours(arrays):
-        converted = _views(arrays)
-    elif len(arrays) > 1:
+    if len(arrays) > 1 and not (all(map(_can_be_shared, arrays)) and _are_neighbours(arrays)):
         return [to_mlx(array) for array in arrays]
+    if sum(array.nbytes for array in arrays) >= SMALL_BYTES and _can_be_shared(arrays[0]):
+        converted = _views(arrays)
     else:
-        converted = [mx.array(np.ascontiguousarray(arrays[0]))]
+        converted = [mx.array(np.ascontiguousarray(array)) for array in arrays]
     mx.eval(converted)
     return converted
 
 
 class _Pages:
-    """Memory as numpy takes it (the array interface), with what keeps it alive."""
+    """Memory as numpy takes it (the array interface), with what keeps it alive. Nothing writes to it."""
 
     def __init__(self, address: int, size_bytes: int, owner: object) -> None:
-        self.__array_interface__ = {"data": (address, True), "shape": (size_bytes,), "typestr": "|u1", "version": 3}
+        self.__array_interface__ = {"data": (address, False), "shape": (size_bytes,), "typestr": "|u1", "version": 3}
         self.owner = owner
 
 
@@ -69,34 +69,31 @@ def _views(arrays: Sequence[Array]) -> list[mx.array]:
 _MLX_DTYPES: dict[np.dtype[Any], mx.Dtype] = {
     BF16: mx.bfloat16,
     np.dtype(np.float32): mx.float32,
-    np.dtype(np.uint8): mx.uint8,
     np.dtype(np.uint32): mx.uint32,
 }
 
 
 def _bounds(array: Array) -> tuple[int, int]:
-    """Addresses of the first byte and after the last one."""
-    first, last = np.lib.array_utils.byte_bounds(array)
-    return first, last
+    """Addresses of the first byte and after the last one, for strides that are not negative."""
+    first: int = array.__array_interface__["data"][0]
+    steps = zip(array.shape, array.strides, strict=True)
+    return first, first + sum((count - 1) * stride for count, stride in steps) + array.itemsize
+
+
+def _can_be_shared(array: Array) -> bool:
+    """A view of a file, for only there do whole pages around it certainly belong to it, whose values lie as mlx has
+    them: at multiples of their size, and none before the first."""
+    places = (array.__array_interface__["data"][0], *array.strides)
+    return all(place >= 0 and place % array.itemsize == 0 for place in places) and _mapped(array)
+
+
+def _mapped(array: Array) -> bool:
+    base: Any = array
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return isinstance(base, mmap.mmap)
 
 
 def _are_neighbours(arrays: Sequence[Array]) -> bool:
-    bounds = sorted(_bounds(array) for array in arrays)
+    bounds = sorted(map(_bounds, arrays))
     return all(after - before <= GAP_BYTES for (_, before), (after, _) in pairwise(bounds))
-
-
-def _is_aligned(array: Array) -> bool:
-    """Also along every axis but the last, and never backwards: mlx has no negative strides."""
-    parts = (_bounds(array)[0], *(stride for stride in array.strides if stride != array.itemsize))
-    item = array.itemsize
-    return parts[0] % KERNEL_ALIGNMENT_BYTES == 0 and all(part >= 0 and part % item == 0 for part in parts)
-
-
-def _is_mapped(array: Array) -> bool:
-    """A view of a file: only there do whole pages around it certainly belong to it."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return isinstance(base, (mmap.mmap, memoryview)) and (
-        isinstance(base, mmap.mmap) or isinstance(base.obj, mmap.mmap)
-    )

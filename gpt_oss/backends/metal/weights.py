@@ -154,10 +154,8 @@ def _expert_weights(source: Weights, layer: int) -> ExpertWeights:
 
 def _as_words(blocks: Array) -> Array:
     """uint8 [experts, out, in / 32, 16] as uint32 [experts, out, in / 8], the same memory."""
-    experts, rows, count, _ = blocks.shape
-    words = blocks.view(np.uint32)  # [experts, out, in / 32, 4]; within an expert all is contiguous
-    shape, strides = (experts, rows, 4 * count), (words.strides[0], words.strides[1], words.strides[3])
-    return np.lib.stride_tricks.as_strided(words, shape, strides, writeable=False)
+    experts, rows, _, _ = blocks.shape
+    return blocks.view(np.uint32).reshape(experts, rows, -1)  # within an expert all is contiguous: still a view
 
 
 def _evaluated(array: mx.array) -> mx.array:
