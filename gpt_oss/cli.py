@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_oss import __version__
 from gpt_oss.terminal import run_command
 
 if TYPE_CHECKING:
@@ -19,15 +18,16 @@ LAYOUTS: dict[str, LayoutName] = {"original": "original", "hf": "huggingface", "
 
 
 def build_parser() -> argparse.ArgumentParser:
-    from gpt_oss import chat, generate, mcp_server
+    from gpt_oss import about, chat, generate, mcp_server
     from gpt_oss.server import command as server
+    from gpt_oss.shell_completion import SHELLS
     from gpt_oss.training import command as training
 
     parser = argparse.ArgumentParser(
         prog="gpt-oss",
         description="Run OpenAI's open-weight models gpt-oss-20b and gpt-oss-120b on hardware of your own.",
     )
-    parser.add_argument("--version", action="version", version=f"gpt-oss {__version__}")
+    parser.add_argument("--version", action=about.VersionAction)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help_text: str, run: object) -> argparse.ArgumentParser:
@@ -83,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "Tell what this machine can run, and with which command.", run_doctor)
     doctor.add_argument("--json", action="store_true", help="for scripts")
     doctor.add_argument("--clear-cache", action="store_true", help="delete the repacked weights of the cpu backend")
+
+    completion = command("completion", "Print what makes a shell complete this command's arguments.", run_completion)
+    completion.add_argument("shell", choices=SHELLS, help="for instance: gpt-oss completion bash >> ~/.bashrc")
+
+    about.add_arguments(command("version", "Tell what is installed, and what it was built from.", about.run))
 
     for sub in commands.choices.values():
         if not any(action.dest == "debug" for action in sub._actions):
@@ -153,6 +158,13 @@ def run_doctor(args: argparse.Namespace) -> int:
         return 0
     report = doctor.examine()
     print(json.dumps(report.as_json(), indent=2) if args.json else report.as_text())
+    return 0
+
+
+def run_completion(args: argparse.Namespace) -> int:
+    from gpt_oss.shell_completion import script
+
+    print(script(build_parser(), args.shell))
     return 0
 
 

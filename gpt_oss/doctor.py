@@ -13,6 +13,7 @@ from typing import Any
 from gpt_oss import __version__
 from gpt_oss.errors import CheckpointError
 from gpt_oss.load import available_backends
+from gpt_oss.memory import memory_bytes as memory_bytes
 from gpt_oss.model.checkpoint import open_checkpoint
 
 GIB = 2**30
@@ -108,17 +109,6 @@ def examine() -> Report:
         ),
         repacked=repacked(),
     )
-
-
-def memory_bytes() -> tuple[int, int]:
-    """(total, available) bytes of RAM; available is the kernel's own estimate where it gives one."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * page
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return total, int(fields["MemAvailable"].split()[0]) * 1024
-    return total, total
 
 
 def processor_name() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gpt_oss.memory import memory_bytes
 from gpt_oss.model.config import ModelConfig
 
 _LEAST_TOKENS = 8192
@@ -23,13 +23,7 @@ class CacheSize:
 
 def available_bytes() -> int:
     """Memory that programs could still get: free, or page cache that can be dropped."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return memory_bytes()[1]
 
 
 def checkpoint_bytes(path: Path) -> int:
