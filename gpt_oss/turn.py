@@ -76,7 +76,8 @@ class Turn:
     """Iterate it for its events; `messages` is what it adds to the history, at any moment.
 
     history: the conversation before, with the user's question at its end.
-    params: as they are, but for the stop tokens, which are Harmony's.
+    params: as they are, but for the stop tokens, which are Harmony's. later: those of the second round and of each that
+    follows, where they differ; the last of them is for all the rest.
     Raises, while iterated: ContextOverflowError where the question alone does not fit; BackendError, CapacityError.
     """
 
@@ -87,6 +88,7 @@ class Turn:
         toolbox: Toolbox = NO_TOOLS,
         *,
         params: SamplingParams = AS_RELEASED,
+        later: Sequence[SamplingParams] = (),
         limits: TurnLimits = USUAL_LIMITS,
         response_formats: Sequence[ResponseFormat] = (),
     ) -> None:
@@ -97,7 +99,9 @@ class Turn:
         self._history = list(history)
         self._toolbox = toolbox
         self._aliases = Aliases.of(tool.name for tool in toolbox.functions)
-        self._params = replace(params, stop_token_ids=tuple({*params.stop_token_ids, *STOP_TOKENS}))
+        self._params = [
+            replace(each, stop_token_ids=tuple({*each.stop_token_ids, *STOP_TOKENS})) for each in (params, *later)
+        ]
         self._limits = limits
         self._formats = tuple(response_formats)
         self._deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
@@ -120,7 +124,7 @@ class Turn:
                     return
                 yield RoundStarted(number, tuple(prompt))
                 round_ = _Round()
-                async with aclosing(self._speak(prompt, round_)) as events:
+                async with aclosing(self._speak(prompt, self._params_of(number), round_)) as events:
                     async for event in events:
                         yield event
                 if round_.end not in (None, "stop"):
@@ -151,6 +155,9 @@ class Turn:
             return "length"
         return None
 
+    def _params_of(self, number: int) -> SamplingParams:
+        return self._params[min(number, len(self._params) - 1)]
+
     def _done(self, reason: TurnEnd) -> TurnDone:
         return TurnDone(reason, tuple(self.messages), self.usage, tuple(self._waiting))
 
@@ -159,7 +166,7 @@ class Turn:
     def _prompt(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
         """The next round's tokens, without as many of the oldest turns as have to go; None where that does not help."""
         context = self._generator.context_tokens
-        most = context - min(int(context * ANSWER_SHARE), self._params.max_tokens or context)
+        most = context - min(int(context * ANSWER_SHARE), self._params_of(number).max_tokens or context)
         head, turns = split_turns(self._history)
         tokens = before = self._render(head, turns)
         dropped = 0
@@ -188,9 +195,9 @@ class Turn:
 
     # The model's part of a round
 
-    async def _speak(self, prompt: list[int], round_: _Round) -> AsyncGenerator[Event, None]:
+    async def _speak(self, prompt: list[int], params: SamplingParams, round_: _Round) -> AsyncGenerator[Event, None]:
         """Sample until the model wants an answer, is done, or a limit is reached."""
-        params = replace(self._params, max_tokens=_least(self._params.max_tokens, self._tokens_left()))
+        params = replace(params, max_tokens=_least(params.max_tokens, self._tokens_left()))
         self._count(prompt=len(prompt))
         reader = _Reader(round_, self._toolbox)
         stream = self._generator.generate(prompt, params)

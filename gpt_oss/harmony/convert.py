@@ -32,6 +32,8 @@ from gpt_oss.harmony.schema import check_schema
 Json = Mapping[str, Any]
 EFFORTS = {effort.value.lower(): effort for effort in ReasoningEffort}
 
+CALL_ITEMS = ("function_call", "custom_tool_call", "built_in_call")  # of Responses; the last is ours
+
 # Names under which the models were trained on tools of their own: a function called so would be called as those are.
 BUILT_IN_NAMES = frozenset({"python", "browser", "container", "bash", "shell", "functions"})
 
@@ -119,22 +121,28 @@ def from_chat(
 
 
 def _prompt(
-    entries: Sequence[tuple[str, Json]],
+    entries: Sequence[tuple[str, Json | list[Message]]],
     tools: Sequence[Json] | None,
     reasoning_effort: str | None,
     formats: Sequence[ResponseFormat],
     current_date: str | None,
     built_in: Sequence[ToolNamespaceConfig] = (),
 ) -> Prompt:
-    """A conversation of Chat Completions messages, each with the name that it goes by in an error."""
+    """A conversation of Chat Completions messages, each with the name that it goes by in an error; what Chat
+    Completions has no form for stands there as Harmony's messages."""
     functions = [_function(tool, f"tools[{i}]") for i, tool in _items([] if tools is None else tools, "tools")]
     aliases = Aliases.of(function.name for function in functions)
     instructions: list[str] = []
     body: list[AnyMessage] = []
     calls: dict[str, str] = {}  # call id: recipient
-    answers = {_call_id(m, where): (m, where) for where, m in entries if m.get("role") == "tool"}
+    answers = {
+        _call_id(m, where): (m, where) for where, m in entries if not isinstance(m, list) and m.get("role") == "tool"
+    }
     placed: set[str] = set()
     for where, message in entries:
+        if isinstance(message, list):
+            body += message
+            continue
         match message.get("role"):
             case "system" | "developer":
                 instructions.append(_text(message, where))
@@ -179,13 +187,18 @@ def _from_assistant(
         body.append(_said(Role.ASSISTANT, thought, channel="analysis"))
     tool_calls = optional(message, "tool_calls", LIST, where) or []
     text = _text(message, where)
+    is_preamble = bool(tool_calls) or message.get("phase") == "commentary"
     if text or not (tool_calls or thought):
-        body.append(_said(Role.ASSISTANT, text, channel="commentary" if tool_calls else "final"))
+        body.append(_said(Role.ASSISTANT, text, channel="commentary" if is_preamble else "final"))
     for number, call in enumerate(tool_calls):
         here = f"{where}.tool_calls[{number}]"
-        function = needed(wanted(call, OBJECT, here), "function", OBJECT, here)
-        recipient = f"functions.{aliases.in_prompt(needed(function, 'name', STRING, f'{here}.function'))}"
-        body.append(_called(recipient, _arguments(function)))
+        kind = "custom" if wanted(call, OBJECT, here).get("type") == "custom" else "function"
+        function = needed(call, kind, OBJECT, here)
+        recipient = f"functions.{aliases.in_prompt(needed(function, 'name', STRING, f'{here}.{kind}'))}"
+        if kind == "custom":
+            body.append(_called(recipient, optional(function, "input", STRING, f"{here}.custom") or "", json=False))
+        else:
+            body.append(_called(recipient, _arguments(function)))
         call_id = optional(call, "id", STRING, here) or ""
         calls[call_id] = recipient
         if call_id in answers:
@@ -246,7 +259,8 @@ def from_responses(
     current_date: str | None = None,
     built_in: Sequence[ToolNamespaceConfig] = (),
 ) -> Prompt:
-    """Responses input items as a conversation: messages, reasoning, function calls and their outputs.
+    """Responses input items as a conversation: messages, reasoning, calls of functions and custom tools, their outputs,
+    and `built_in_call` (recipient, content, answer), which is our own form of what a hosted tool did.
 
     text_format: the request's `text.format`. built_in: tools of the system message. Raises HarmonyError, naming item
     and field.
@@ -254,23 +268,30 @@ def from_responses(
     if isinstance(items, str):
         items = [{"role": "user", "content": items}]
     not_too_deep(items, "input")
-    chat: list[tuple[str, Json]] = []
+    chat: list[tuple[str, Json | list[Message]]] = []
     if instructions is not None and wanted(instructions, STRING, "instructions"):
         chat.append(("instructions", {"role": "developer", "content": instructions}))
     for index, item in _items(items, "input"):
         where = f"input[{index}]"
-        message = _from_item(wanted(item, OBJECT, where), where)
+        message = _from_item(wanted(item, OBJECT, where), where, before_call=_calls_next(items, index))
         if message is not None:
             chat.append((where, message))
     formats = _formats(text_format, "text.format")
     return _prompt(chat, tools, reasoning_effort, formats, current_date, built_in)
 
 
-def _from_item(item: Json, where: str) -> Json | None:
+def _calls_next(items: Sequence[Json], index: int) -> bool:
+    """Whether an item is followed by a call, with nothing but thoughts in between."""
+    rest = (item.get("type", "message") for item in items[index + 1 :] if isinstance(item, Mapping))
+    return next((kind for kind in rest if kind != "reasoning"), None) in CALL_ITEMS
+
+
+def _from_item(item: Json, where: str, *, before_call: bool) -> Json | list[Message] | None:
     """One Responses item as the Chat Completions message that says the same; None where it says nothing."""
     match item.get("type", "message"):
         case "message":
-            return {"role": item.get("role"), "content": item.get("content")}
+            phase = item.get("phase") or ("commentary" if before_call else None)
+            return {"role": item.get("role"), "content": item.get("content"), "phase": phase}
         case "reasoning":
             text = _reasoning(item, where)
             return {"role": "assistant", "reasoning": text} if text else None
@@ -278,12 +299,24 @@ def _from_item(item: Json, where: str) -> Json | None:
             function = {"name": needed(item, "name", STRING, where), "arguments": item.get("arguments")}
             call = {"id": optional(item, "call_id", STRING, where), "function": function}
             return {"role": "assistant", "content": None, "tool_calls": [call]}
-        case "function_call_output":
+        case "custom_tool_call":
+            custom = {"name": needed(item, "name", STRING, where), "input": item.get("input")}
+            call = {"id": optional(item, "call_id", STRING, where), "type": "custom", "custom": custom}
+            return {"role": "assistant", "content": None, "tool_calls": [call]}
+        case "built_in_call":
+            return _built_in(needed(item, "recipient", STRING, where), str(item["content"]), str(item["answer"]))
+        case "function_call_output" | "custom_tool_call_output":
             output = item.get("output")
             content = json.dumps(output, ensure_ascii=False) if isinstance(output, Mapping) else output
             return {"role": "tool", "tool_call_id": optional(item, "call_id", STRING, where), "content": content}
         case other:
             raise HarmonyError(f"{where}: items of type {shown(other)} have no place in a Harmony conversation")
+
+
+def _built_in(recipient: str, content: str, answer: str) -> list[Message]:
+    """A call of a built-in tool and its answer, both on the channel of thoughts."""
+    called = _said(Role.ASSISTANT, content, channel="analysis").with_recipient(recipient).with_content_type("code")
+    return [called, _said(Role.TOOL, answer, channel="analysis", name=recipient).with_recipient("assistant")]
 
 
 def _reasoning(item: Json, where: str) -> str:
@@ -315,7 +348,10 @@ def to_responses(messages: Sequence[AnyMessage], aliases: Aliases = Aliases()) -
             items.append({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]})
         else:
             kind = "output_text" if header.role == "assistant" else "input_text"
-            items.append({"type": "message", "role": header.role, "content": [{"type": kind, "text": text}]})
+            item = {"type": "message", "role": header.role, "content": [{"type": kind, "text": text}]}
+            if header.role == "assistant":
+                item["phase"] = "commentary" if header.channel == "commentary" else "final_answer"
+            items.append(item)
     return items
 
 
@@ -337,9 +373,9 @@ def _said(role: Role, text: str, *, channel: str | None = None, name: str | None
     return Message(author=Author(role=role, name=name), content=[TextContent(text=text)], channel=channel)
 
 
-def _called(recipient: str, arguments: str) -> Message:
-    message = _said(Role.ASSISTANT, arguments, channel="commentary")
-    return message.with_recipient(recipient).with_content_type(f"{CONSTRAIN_MARK}json")
+def _called(recipient: str, arguments: str, *, json: bool = True) -> Message:
+    message = _said(Role.ASSISTANT, arguments, channel="commentary").with_recipient(recipient)
+    return message.with_content_type(f"{CONSTRAIN_MARK}json") if json else message
 
 
 def _answer(name: str, text: str) -> Message:
@@ -361,8 +397,8 @@ def _text(message: Json, where: str) -> str:
     for number, part in enumerate(content):
         if isinstance(part, str):
             texts.append(part)
-        elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
+        elif isinstance(part, Mapping) and isinstance(text := part.get("text", part.get("refusal")), str):
+            texts.append(text)
         else:
             kind = shown(part["type"]) if isinstance(part, Mapping) and "type" in part else kind_of(part)
             raise HarmonyError(f"{where}.content[{number}]: gpt-oss reads text, not {kind}")

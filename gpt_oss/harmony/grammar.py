@@ -157,6 +157,20 @@ def _argument(function: FunctionSchema, strict: bool) -> _Part:
             return _json_part(what, {**_ANY_OBJECT, **function.parameters})
 
 
+def can_follow(schema: Mapping[str, Any]) -> bool:
+    """Whether arguments can be held to a schema, of which llguidance knows most but not all."""
+    return _can_follow(json.dumps(schema))
+
+
+@lru_cache(maxsize=1024)
+def _can_follow(schema: str) -> bool:
+    try:
+        part = _json_part("parameters", {**_ANY_OBJECT, **json.loads(schema)})
+    except (HarmonyError, RecursionError):
+        return False
+    return not _alone(part).is_error()
+
+
 def _json_part(what: str, schema: Mapping[str, Any]) -> _Part:
     check_schema(schema, what)
     return _Part(what, {"json_schema": {**schema, "x-guidance": _JSON_OPTIONS}})
@@ -170,10 +184,16 @@ def _compile(main: str, parts: Mapping[str, _Part]) -> LLMatcher:
     if not matcher.is_error():
         return matcher
     for part in parts.values():  # which of them it was, llguidance does not say
-        alone = LLMatcher(_tokenizer(), json.dumps({"grammars": [part.grammar]}), log_level=0)
+        alone = _alone(part)
         if alone.is_error():
             raise HarmonyError(f"{part.what} cannot be made a grammar: {' '.join(alone.get_error().split())[:200]}")
     raise HarmonyError(f"the request cannot be made a grammar: {' '.join(matcher.get_error().split())[:200]}")
+
+
+def _alone(part: _Part) -> LLMatcher:
+    from llguidance import LLMatcher
+
+    return LLMatcher(_tokenizer(), json.dumps({"grammars": [part.grammar]}), log_level=0)
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from gpt_oss.server.chat_completions.inbound import inbound, parse_request
 from gpt_oss.server.chat_completions.outbound import ChoiceFold
 from gpt_oss.server.chat_completions.routes import deltas, with_reasoning
 from gpt_oss.server.errors import RequestError, as_response
-from gpt_oss.server.openapi import body_of
+from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.plan import Plan
 from gpt_oss.server.service import service_of
 from gpt_oss.server.sse import EventStream, event, unless_gone
@@ -53,7 +53,7 @@ class MessagesRequest(pydantic.BaseModel):
 async def create(request: Request) -> Response:
     service = service_of(request)
     try:
-        wanted = _parse(await request.json())
+        wanted = read_as(MessagesRequest, await request.json())
         plan = inbound(with_reasoning(service, parse_request(chat_of(wanted)))).plans[0]
         fold = ChoiceFold(plan.aliases, plan.stop_texts)
         blocks = BlockFold(service.model)
@@ -79,7 +79,7 @@ async def count_tokens(request: Request) -> Response:
 
 
 def _plan(body: Any) -> Plan:
-    return inbound(parse_request(chat_of(_parse(body)))).plans[0]
+    return inbound(parse_request(chat_of(read_as(MessagesRequest, body)))).plans[0]
 
 
 async def _all(parts: AsyncGenerator[Json, None], blocks: BlockFold) -> None:
@@ -122,15 +122,6 @@ def _error(error: Exception) -> tuple[int, Json, dict[str, str]]:
 
 
 # ---- the request ----------------------------------------------------------------------------------------------------
-
-
-def _parse(body: Any) -> MessagesRequest:
-    try:
-        return MessagesRequest.model_validate(body)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
 
 
 def chat_of(wanted: MessagesRequest) -> Json:

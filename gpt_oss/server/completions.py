@@ -17,7 +17,7 @@ from gpt_oss.backends.base import SampledToken
 from gpt_oss.errors import ParameterError
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.errors import RequestError, as_response
-from gpt_oss.server.openapi import body_of
+from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import EventStream, event, unless_gone
@@ -232,12 +232,7 @@ def _usage(choices: Sequence[Continuation]) -> Json:
 
 
 def _parse(body: Any) -> CompletionRequest:
-    try:
-        wanted = CompletionRequest.model_validate(body)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = str(first["loc"][0]) if first["loc"] else ""
-        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
+    wanted = read_as(CompletionRequest, body)
     if wanted.suffix:
         raise RequestError("gpt-oss writes on, it does not fill in", param="suffix")
     if wanted.best_of not in (None, wanted.n):

@@ -132,6 +132,8 @@ class HostedCall:
 
     item: Json
     index: int
+    recipient: str = ""
+    content: str = ""
 
     @classmethod
     def begin(cls, recipient: str, index: int, container: str) -> HostedCall:
@@ -170,6 +172,7 @@ class HostedCall:
 
     def called(self, recipient: str, content: str) -> None:
         """The call is whole."""
+        self.recipient, self.content = recipient, content
         if self.kind == "mcp_call":
             self.item |= {"arguments": content, "status": "calling"}
         elif self.is_python:

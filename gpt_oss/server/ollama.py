@@ -22,7 +22,7 @@ from gpt_oss.server.chat_completions.outbound import ChoiceFold
 from gpt_oss.server.chat_completions.routes import deltas, with_reasoning
 from gpt_oss.server.completions import Continuation
 from gpt_oss.server.errors import RequestError, as_response
-from gpt_oss.server.openapi import body_of
+from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import LineStream, unless_gone
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, encode_with_special
@@ -67,13 +67,8 @@ class _Options(pydantic.BaseModel):
 
 
 def _parse(body: Any) -> tuple[OllamaRequest, _Options]:
-    try:
-        wanted = OllamaRequest.model_validate(body)
-        return wanted, _Options.model_validate(wanted.options or {})
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
+    wanted = read_as(OllamaRequest, body)
+    return wanted, read_as(_Options, wanted.options or {})
 
 
 @router.post("/api/chat", openapi_extra=body_of(OllamaRequest))

@@ -1,10 +1,27 @@
-"""What /docs says of the bodies of requests, whose routes read them by hand for the sake of their errors."""
+"""Bodies of requests: read by hand for the sake of their errors, and what /docs says of them therefore."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, TypeVar
 
 import pydantic
+
+from gpt_oss.server.errors import RequestError
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+_TYPE = re.compile(r"(str|int|float|bool|(list|dict)\[.*\])")  # which pydantic puts into the path to a field of several
+
+
+def read_as(model: type[Model], body: Any) -> Model:
+    """A body as its model; null is as if the field were not there. Raises RequestError, which names the field."""
+    given = {name: value for name, value in body.items() if value is not None} if isinstance(body, dict) else body
+    try:
+        return model.model_validate(given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if not _TYPE.fullmatch(str(part)))
+        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
 
 
 def body_of(model: type[pydantic.BaseModel], *, required: bool = True) -> dict[str, Any]:

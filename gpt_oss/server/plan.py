@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gpt_oss.harmony.convert import Aliases
 from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar
@@ -18,37 +17,46 @@ from gpt_oss.turn import TurnLimits
 class Plan:
     """Functions that the client declares have no body in the toolbox: the turn ends with their calls.
 
-    aliases: their names in the prompt and back. stop_texts: what ends the final answer, not sent itself.
+    later: params of the rounds behind the first, where they differ; see turn.py. aliases: functions' names in the
+    prompt and back. stop_texts: what ends the final answer, not sent itself.
     """
 
     history: tuple[AnyMessage, ...]
     toolbox: Toolbox = field(default_factory=Toolbox)
     params: SamplingParams = field(default_factory=SamplingParams)
+    later: tuple[SamplingParams, ...] = ()
     limits: TurnLimits = field(default_factory=TurnLimits)
     response_formats: tuple[ResponseFormat, ...] = ()
     aliases: Aliases = field(default_factory=Aliases)
     stop_texts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """of: as harmony.grammar has it. allowed: what may be called, where that is not everything that is declared."""
+
+    of: str
+    allowed: frozenset[str] | None = None
+
+
 def grammar_of(
-    functions: Sequence[Mapping[str, Any]],
-    aliases: Aliases,
+    functions: Sequence[FunctionSchema],
     *,
+    strict: frozenset[str] = frozenset(),
     builtin: Sequence[str] = (),
     tool_choice: str = "auto",
     formats: Sequence[ResponseFormat] = (),
 ) -> Callable[[], Grammar] | None:
-    """The grammar of a request; None where there is nothing to hold the model to.
+    """The grammar of a request; None where there is nothing to hold the model to. Names are those of the prompt.
 
-    functions: {name, parameters, strict} each, under the client's names. tool_choice: see harmony.grammar.
+    tool_choice: see harmony.grammar. Raises HarmonyError.
     """
     if not functions and not builtin and not formats:
         return None
-    schemas = [FunctionSchema(aliases.in_prompt(f["name"]), f.get("parameters") or None) for f in functions]
     return answer_grammar(
-        functions=schemas,
+        functions=functions,
         builtin=builtin,
-        tool_choice=aliases.in_prompt(tool_choice),
+        tool_choice=tool_choice,
         response_schema=formats[0].schema if formats else None,
-        strict=frozenset(aliases.in_prompt(f["name"]) for f in functions if f.get("strict")),
+        strict=strict,
     )

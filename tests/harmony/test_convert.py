@@ -77,19 +77,23 @@ def test_responses_items_survive_and_say_what_chat_says(chat: list[dict[str, Any
     items = to_responses(conversation.messages)
     again = from_responses(items, tools=[TOOL["function"]])
     assert to_responses(again.conversation.messages) == items
-    assert render(again.conversation, keep_analysis=True) == _with_final_preambles(chat)
+    assert render(again.conversation, keep_analysis=True) == render(conversation, keep_analysis=True)
 
 
-def _with_final_preambles(chat: list[dict[str, Any]]) -> list[int]:
-    """Responses items do not say that a text was a preamble: it comes back as an answer."""
-    messages = []
-    for message in chat:
-        if message["role"] == "assistant" and message.get("content") and message.get("tool_calls"):
-            head = {k: v for k, v in message.items() if k != "tool_calls"}
-            messages += [head, {"role": "assistant", "content": None, "tool_calls": message["tool_calls"]}]
-        else:
-            messages.append(message)
-    return render(from_chat(messages, tools=[TOOL]).conversation, keep_analysis=True)
+def test_what_is_said_before_a_call_is_a_preamble_whether_or_not_the_client_says_so() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "get_weather", "arguments": "{}"}
+    thought = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    for said, after, channel in (
+        ({}, [call], "commentary"),
+        ({}, [thought, call], "commentary"),
+        ({}, [], "final"),
+        ({"phase": "commentary"}, [], "commentary"),
+        ({"phase": "final_answer"}, [call], "final"),
+    ):
+        item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}], **said}
+        prompt = from_responses([{"role": "user", "content": "Hi"}, item, *after], tools=[TOOL["function"]])
+        text = decode(render(prompt.conversation, keep_analysis=True))
+        assert f"<|start|>assistant<|channel|>{channel}<|message|>I look.<|end|>" in text
 
 
 def test_parallel_calls_become_pairs_of_call_and_answer() -> None:

@@ -160,7 +160,7 @@ def test_a_backend_that_fails_ends_the_stream_in_an_event() -> None:
         ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "telescope"}]}, "tools[0].type"),
-        ({"tools": [TOOL, TOOL, TOOL]}, "tools[2].name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].name"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"input": "word " * 5000}, None),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pydantic
 
 from gpt_oss.errors import HarmonyError, ParameterError
-from gpt_oss.harmony.convert import from_chat
-from gpt_oss.params import SamplingParams
+from gpt_oss.harmony.convert import Aliases, from_chat
+from gpt_oss.harmony.grammar import FunctionSchema
+from gpt_oss.harmony.render import ResponseFormat
+from gpt_oss.params import Grammar, SamplingParams
 from gpt_oss.server.errors import RequestError
-from gpt_oss.server.plan import Plan, grammar_of
+from gpt_oss.server.openapi import read_as
+from gpt_oss.server.plan import Choice, Plan, grammar_of
 from gpt_oss.tools.functions import declared_function
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.turn import TurnLimits
@@ -24,7 +27,7 @@ MOST_TOP_LOGPROBS = 20
 
 class StreamOptions(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
 class ChatRequest(pydantic.BaseModel):
@@ -70,12 +73,7 @@ class Inbound:
 
 def parse_request(body: Any) -> ChatRequest:
     """Raises RequestError that names the field."""
-    try:
-        return ChatRequest.model_validate(body)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
+    return read_as(ChatRequest, body)
 
 
 def inbound(request: ChatRequest, *, today: str | None = None) -> Inbound:
@@ -98,7 +96,7 @@ def inbound(request: ChatRequest, *, today: str | None = None) -> Inbound:
             current_date=today or datetime.date.today().isoformat(),
         )
         formats = tuple(prompt.conversation.response_formats)
-        grammar = grammar_of(tools, prompt.aliases, tool_choice=choice, formats=formats)
+        grammar = _grammar(tools, choice, prompt.aliases, formats)
         toolbox = Toolbox.of(
             declared_function(tool["name"], tool.get("description") or "", tool.get("parameters")) for tool in tools
         )
@@ -123,7 +121,7 @@ def inbound(request: ChatRequest, *, today: str | None = None) -> Inbound:
         tuple(prompt.conversation.messages),
         toolbox,
         params,
-        TurnLimits(drop_oldest=False),
+        limits=TurnLimits(tokens=params.max_tokens, drop_oldest=False),
         response_formats=formats,
         aliases=prompt.aliases,
         stop_texts=tuple(text for text in stops if text),
@@ -131,10 +129,20 @@ def inbound(request: ChatRequest, *, today: str | None = None) -> Inbound:
     return Inbound(request, tuple(_numbered(plan, number) for number in range(request.n)), wants_logprobs)
 
 
+def _grammar(
+    tools: Sequence[Mapping[str, Any]], choice: Choice, aliases: Aliases, formats: Sequence[ResponseFormat]
+) -> Callable[[], Grammar] | None:
+    able = [tool for tool in tools if choice.allowed is None or tool["name"] in choice.allowed]
+    return grammar_of(
+        [FunctionSchema(aliases.in_prompt(tool["name"]), tool.get("parameters") or None) for tool in able],
+        strict=frozenset(aliases.in_prompt(tool["name"]) for tool in able if tool.get("strict")),
+        tool_choice=aliases.in_prompt(choice.of),
+        formats=formats,
+    )
+
+
 def _numbered(plan: Plan, number: int) -> Plan:
     """Choices of one request differ also where it has a seed."""
-    from dataclasses import replace
-
     if number == 0 or plan.params.seed is None:
         return plan
     return replace(plan, params=replace(plan.params, seed=plan.params.seed + number))
@@ -163,30 +171,27 @@ def _tools(request: ChatRequest) -> list[dict[str, Any]]:
     return tools
 
 
-def _choice(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> str:
-    """As harmony.grammar has it."""
+def _choice(request: ChatRequest, tools: Sequence[Mapping[str, Any]]) -> Choice:
     given = request.tool_choice if request.tool_choice is not None else request.function_call
     names = [tool["name"] for tool in tools]
     match given:
-        case None | "auto":
-            return "auto"
-        case "none":
-            return "none"
+        case None | "auto" | "none":
+            return Choice(given or "auto")
         case "required" if names:
-            return "required"
+            return Choice("required")
         case {
             "type": "allowed_tools",
             "allowed_tools": {"mode": ("auto" | "required") as mode, "tools": list(allowed)},
         }:
-            listed = [t.get("function", t).get("name") for t in allowed if isinstance(t, dict)]
-            tools_left = [tool for tool in tools if tool["name"] in listed]
-            if not tools_left:
+            listed = {t.get("function", t).get("name") for t in allowed if isinstance(t, dict)}
+            left = frozenset(name for name in names if name in listed)
+            if not left:
                 raise RequestError("tool_choice allows no tool that is declared", param="tool_choice")
-            return str(mode) if len(tools_left) > 1 or mode == "auto" else str(tools_left[0]["name"])
+            return Choice(str(mode), left)
         case {"function": {"name": str(name)}} | {"name": str(name)}:
             if name not in names:
                 raise RequestError(f"tool_choice names {name!r}, which is not declared", param="tool_choice")
-            return name
+            return Choice(name)
         case _:
             raise RequestError(
                 "tool_choice is auto, none, required (with tools), or names a declared function", param="tool_choice"

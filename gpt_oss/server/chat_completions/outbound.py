@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_oss.backends.base import SampledToken
 from gpt_oss.events import Event, MessageDone, MessageStarted, Sampled, TextDelta, TurnDone, Usage
 from gpt_oss.harmony.convert import Aliases
-from gpt_oss.vocabulary import ENDOFTEXT, token_bytes
+from gpt_oss.server.logprobs import logprob_of
+from gpt_oss.vocabulary import ENDOFTEXT
 
 FINISH: Mapping[str, str] = {"stop": "stop", "unknown_tools": "stop", "tool_calls": "tool_calls"}
 Delta = dict[str, Any]
@@ -55,7 +55,7 @@ class ChoiceFold:
             case TextDelta(text):
                 return self._text(text)
             case Sampled(token) if self._kind == "content" and token.id < ENDOFTEXT and token.logprob is not None:
-                self.logprobs.append(_logprob(token))
+                self.logprobs.append(logprob_of(token))
             case MessageDone():
                 self._kind = None
             case TurnDone(reason, _, usage):
@@ -103,16 +103,6 @@ class ChoiceFold:
         if self.calls:
             message["tool_calls"] = self.calls
         return message | {"refusal": None}
-
-
-def _logprob(token: SampledToken) -> dict[str, Any]:
-    top = [_token(identifier, logprob) for identifier, logprob in token.top_logprobs]
-    return {**_token(token.id, token.logprob or 0.0), "top_logprobs": top}
-
-
-def _token(identifier: int, logprob: float) -> dict[str, Any]:
-    raw = token_bytes(identifier)
-    return {"token": raw.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
 
 
 def usage_of(folds: list[ChoiceFold]) -> dict[str, Any]:

@@ -5,17 +5,20 @@ Also gives back the reasoning that clients lose between a call and its answer: b
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpt_oss.server.errors import RequestError
+from gpt_oss.server.responses import client_tools
 from gpt_oss.server.responses.inbound import ResponsesRequest
 from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import UNDER_WAY
 
 Json = dict[str, Any]
+CALLS = ("function_call", "custom_tool_call", *client_tools.CALLS)
 PREFIXES = {
     "message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco",
     "custom_tool_call": "ctc", "custom_tool_call_output": "ctco", "compaction": "cmp",
@@ -63,15 +66,20 @@ def with_reasoning(items: Sequence[Json], service: Service) -> list[Json]:
         kind = item.get("type", "message")
         if kind == "reasoning":
             text: str | None = (
-                _text(item) or _unsealed(item, service) or service.memory.recall(str(item.get("id"))) or ""
+                _text(item.get("content"))
+                or _unsealed(item, service)
+                or service.memory.recall(str(item.get("id")))
+                or _text(item.get("summary"))
             )
             item = {**item, "content": [{"type": "reasoning_text", "text": text}], "summary": []}
             thought = bool(text)
-        elif kind in ("function_call", "custom_tool_call"):
+        elif kind in CALLS:
             text = None if thought else service.memory.recall(str(item.get("call_id")))
             if text:
                 restored.append({"type": "reasoning", "content": [{"type": "reasoning_text", "text": text}]})
             thought = True
+        elif kind in ("code_interpreter_call", "web_search_call"):
+            item = _ran_here(item, service)
         elif kind == "compaction":
             text = service.seal.open(str(item.get("encrypted_content") or ""))
             if text is None:
@@ -83,10 +91,18 @@ def with_reasoning(items: Sequence[Json], service: Service) -> list[Json]:
     return restored
 
 
-def _text(item: Json) -> str:
-    parts = item.get("content") or item.get("summary") or []
-    texts = (part.get("text") for part in parts if isinstance(part, dict))
+def _text(parts: object) -> str:
+    texts = (part.get("text") for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()
     return "".join(text for text in texts if isinstance(text, str))
+
+
+def _ran_here(item: Json, service: Service) -> Json:
+    """A call of a hosted tool with what it gave, which its item does not hold, where that is still known."""
+    kept = service.memory.recall(str(item.get("id")))
+    if kept is None:
+        return item
+    recipient, content, answer = json.loads(kept)
+    return {"type": "built_in_call", "recipient": recipient, "content": content, "answer": answer}
 
 
 def _unsealed(item: Json, service: Service) -> str | None:

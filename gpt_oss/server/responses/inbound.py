@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,12 +11,15 @@ import pydantic
 
 from gpt_oss.errors import HarmonyError, ParameterError
 from gpt_oss.harmony.convert import Aliases, from_responses
-from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar
-from gpt_oss.params import SamplingParams
+from gpt_oss.harmony.render import ResponseFormat
+from gpt_oss.params import Grammar, SamplingParams
 from gpt_oss.server.errors import RequestError
-from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted, McpTools, is_hosted, recipient_of
-from gpt_oss.server.plan import Plan
-from gpt_oss.tools.functions import FunctionTool, declared_function
+from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted, McpTools
+from gpt_oss.server.openapi import read_as
+from gpt_oss.server.plan import Choice, Plan, grammar_of
+from gpt_oss.server.responses.items import found_tools, harmony_items
+from gpt_oss.server.responses.tools import Declared, ToolName, choice_of, declared_tools
+from gpt_oss.tools.functions import declared_function
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.turn import TurnLimits
 
@@ -30,9 +32,6 @@ EFFORTS = {
     "xhigh": "high",
     "max": "high",
 }
-SUMMARY = "What was said before this, in short:"
-NO_IMAGE = "[an image; this model reads text only]"
-FREE_TEXT = {"type": "string"}
 
 
 class Reasoning(pydantic.BaseModel):
@@ -75,19 +74,9 @@ class ResponsesRequest(pydantic.BaseModel):
     truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
     user: str | None = None
-
-
-@dataclass(frozen=True)
-class ToolName:
-    """What a function of the prompt is to the client. custom: its content is free text, not JSON. mcp: the label of the
-    MCP server that runs it."""
-
-    name: str
-    namespace: str | None = None
-    custom: bool = False
-    mcp: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +92,7 @@ class Inbound:
 
 def parse_request(body: Any) -> ResponsesRequest:
     """Raises RequestError that names the field."""
-    try:
-        return ResponsesRequest.model_validate(body)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("str", "list[dict[str,any]]"))
-        raise RequestError(f"{where or 'the body'}: {first['msg']}", param=where or None) from None
+    return read_as(ResponsesRequest, body)
 
 
 def inbound(
@@ -126,13 +110,14 @@ def inbound(
     """
     if request.prompt:
         raise RequestError("prompt templates are not kept by this server", param="prompt")
-    declared = _with_mcp(_declared(request.tools), mcp)
+    given = _as_list(request.input) if items is None else items
+    declared = declared_tools(request.tools, found_tools(given), mcp)
     built_in = hosted.tools([tool.get("type") for tool in request.tools])
     recipients = Toolbox(tuple(built_in)).recipients
-    choice = _choice(request, declared, recipients)
+    choice = choice_of(request.tool_choice, declared, recipients)
     try:
         prompt = from_responses(
-            _items(request.input if items is None else items),
+            harmony_items(given, declared),
             instructions=request.instructions,
             tools=[tool.declaration for tool in declared],
             reasoning_effort=_effort(request),
@@ -141,34 +126,84 @@ def inbound(
             built_in=[tool.tool_config for tool in built_in],
         )
         formats = tuple(prompt.conversation.response_formats)
+        grammars = _Grammars(declared, recipients, choice, prompt.aliases, formats)
         params = SamplingParams(
             temperature=1.0 if request.temperature is None else request.temperature,
             top_p=1.0 if request.top_p is None else request.top_p,
             max_tokens=request.max_output_tokens,
             logprobs=request.top_logprobs if _wants_logprobs(request) else None,
-            grammar=None
-            if not declared and not built_in and not formats
-            else answer_grammar(
-                functions=[tool.schema(prompt.aliases) for tool in declared],
-                builtin=recipients,
-                tool_choice=choice if choice in recipients else prompt.aliases.in_prompt(choice),
-                response_schema=formats[0].schema if formats else None,
-                strict=frozenset(prompt.aliases.in_prompt(tool.flat) for tool in declared if tool.strict),
-            ),
+            grammar=grammars.first(),
         )
         functions = [tool.runs or declared_function(tool.flat, tool.description, tool.parameters) for tool in declared]
         toolbox = Toolbox.of([*built_in, *functions])
+        later = _later(params, grammars, request.max_tool_calls) if built_in or mcp else ()
     except (HarmonyError, ParameterError) as error:
-        word = str(error).split(" ", 1)[0].rstrip(":")
-        known = word.split(".")[0].split("[")[0] in ResponsesRequest.model_fields
-        raise RequestError(str(error), param=word if known else None) from None
-    limits = TurnLimits(drop_oldest=request.truncation == "auto")
-    if request.max_tool_calls is not None:
-        limits = replace(limits, rounds=request.max_tool_calls + 1)
+        raise RequestError(str(error), param=_field(str(error), declared)) from None
     plan = Plan(
-        tuple(prompt.conversation.messages), toolbox, params, limits, response_formats=formats, aliases=prompt.aliases
+        tuple(prompt.conversation.messages),
+        toolbox,
+        params,
+        later,
+        TurnLimits(tokens=request.max_output_tokens, drop_oldest=request.truncation == "auto"),
+        response_formats=formats,
+        aliases=prompt.aliases,
     )
     return Inbound(request, plan, {tool.flat: tool.name for tool in declared}, conversation, tuple(mcp))
+
+
+def _as_list(given: str | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+
+
+def _field(message: str, declared: Sequence[Declared]) -> str | None:
+    """The field that an error of harmony's begins with: `input[2].content must be …`, `NAME.parameters cannot …`."""
+    word = message.split(" ", 1)[0].rstrip(":")
+    head = word.split(".")[0].split("[")[0]
+    if head == "response_schema":
+        return "text.format.schema"
+    return word if head in ResponsesRequest.model_fields else "tools" if head in {t.flat for t in declared} else None
+
+
+@dataclass(frozen=True)
+class _Grammars:
+    """What the model is held to, round by round."""
+
+    declared: Sequence[Declared]
+    recipients: Sequence[str]
+    choice: Choice
+    aliases: Aliases
+    formats: Sequence[ResponseFormat]
+
+    def first(self) -> Callable[[], Grammar] | None:
+        chosen = self.choice.of if self.choice.of in self.recipients else self.aliases.in_prompt(self.choice.of)
+        return self._of(chosen, self.declared, self.recipients)
+
+    def second(self) -> Callable[[], Grammar] | None:
+        """What was required has been called."""
+        return self._of("none" if self.choice.of == "none" else "auto", self.declared, self.recipients)
+
+    def last(self) -> Callable[[], Grammar] | None:
+        """Nothing that runs here may be called any more."""
+        return self._of("auto", [tool for tool in self.declared if tool.runs is None], ())
+
+    def _of(self, choice: str, declared: Sequence[Declared], recipients: Sequence[str]) -> Callable[[], Grammar] | None:
+        allowed = self.choice.allowed
+        able = [tool for tool in declared if allowed is None or tool.flat in allowed]
+        return grammar_of(
+            [tool.schema(self.aliases) for tool in able],
+            strict=frozenset(self.aliases.in_prompt(tool.flat) for tool in able if tool.is_strict),
+            builtin=[name for name in recipients if allowed is None or name in allowed],
+            tool_choice=choice,
+            formats=self.formats,
+        )
+
+
+def _later(params: SamplingParams, grammars: _Grammars, most_calls: int | None) -> tuple[SamplingParams, ...]:
+    """Of the rounds behind the first: calls, until there were too many, and then no more."""
+    calling = replace(params, grammar=grammars.second())
+    if most_calls is None:
+        return (calling,)
+    return (calling,) * (min(most_calls, TurnLimits().rounds) - 1) + (replace(params, grammar=grammars.last()),)
 
 
 def _wants_logprobs(request: ResponsesRequest) -> bool:
@@ -182,152 +217,3 @@ def _effort(request: ResponsesRequest) -> str:
     if effort not in EFFORTS:
         raise RequestError(f"reasoning.effort is one of {', '.join(EFFORTS)}, not {effort!r}", param="reasoning.effort")
     return EFFORTS[effort]
-
-
-# ---- tools ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Declared:
-    """flat: the name in the prompt, before aliases."""
-
-    flat: str
-    name: ToolName
-    description: str
-    parameters: Mapping[str, Any] | None
-    strict: bool = False
-    syntax: Literal["json", "text", "lark", "regex"] = "json"
-    definition: str = ""
-    runs: FunctionTool | None = None  # a tool of an MCP server
-
-    @property
-    def declaration(self) -> dict[str, Any]:
-        described = {"type": "function", "name": self.flat, "description": self.description}
-        return described | ({"parameters": dict(self.parameters)} if self.parameters else {})
-
-    def schema(self, aliases: Aliases) -> FunctionSchema:
-        name = aliases.in_prompt(self.flat)
-        if self.syntax == "json":
-            return FunctionSchema(name, self.parameters)
-        return FunctionSchema(name, None, self.syntax, self.definition)
-
-
-def _with_mcp(declared: list[_Declared], mcp: Sequence[McpTools]) -> list[_Declared]:
-    taken = {tool.flat for tool in declared}
-    for server in mcp:
-        for tool in server.tools:
-            if tool.name in taken:
-                raise RequestError(f"{tool.name!r} of the MCP server {server.label!r} is declared twice", param="tools")
-            own = ToolName(tool.name, mcp=server.label)
-            declared.append(_Declared(tool.name, own, tool.description, tool.parameters, runs=tool))
-    return declared
-
-
-def _declared(tools: Sequence[Mapping[str, Any]]) -> list[_Declared]:
-    """Functions and custom tools, those inside namespaces too. Raises RequestError for a tool of no known type."""
-    found: list[_Declared] = []
-
-    def add(tool: Mapping[str, Any], where: str, namespace: str | None = None) -> None:
-        kind = tool.get("type", "function")
-        if kind == "namespace" and namespace is None:
-            for number, inner in enumerate(tool.get("tools") or []):
-                add(inner, f"{where}.tools[{number}]", str(tool.get("name")))
-            return
-        if kind not in ("function", "custom"):
-            if not is_hosted(kind):
-                raise RequestError(f"{where}.type {kind!r} is not known", param=f"{where}.type")
-            return
-        name = tool.get("name")
-        if not isinstance(name, str) or not name:
-            raise RequestError(f"{where}.name is missing", param=f"{where}.name")
-        taken = {each.flat for each in found}
-        flat = name if name not in taken else f"{namespace or kind}_{name}"
-        if flat in taken:
-            raise RequestError(f"{where}.name {name!r} is declared twice", param=f"{where}.name")
-        description = tool.get("description") or ""
-        if kind == "function":
-            parameters = tool.get("parameters") or None
-            strict = bool(tool.get("strict"))
-            found.append(_Declared(flat, ToolName(name, namespace), description, parameters, strict))
-            return
-        form = tool.get("format") or {}
-        syntaxes: dict[object, Literal["text", "lark", "regex"]] = {"text": "text", "lark": "lark", "regex": "regex"}
-        syntax = syntaxes.get(form.get("syntax") if form.get("type") == "grammar" else "text")
-        if syntax is None:
-            raise RequestError(f"{where}.format.syntax is lark or regex", param=f"{where}.format.syntax")
-        own = ToolName(name, namespace, custom=True)
-        found.append(_Declared(flat, own, description, FREE_TEXT, False, syntax, form.get("definition") or ""))
-
-    for number, tool in enumerate(tools):
-        add(tool, f"tools[{number}]")
-    return found
-
-
-def _choice(request: ResponsesRequest, declared: Sequence[_Declared], recipients: Sequence[str]) -> str:
-    """As harmony.grammar has it."""
-    flat: dict[tuple[object, object], str] = {(t.name.namespace, t.name.name): t.flat for t in declared}
-    match request.tool_choice:
-        case "auto" | "none":
-            return str(request.tool_choice)
-        case "required" if declared or recipients:
-            return "required"
-        case {"type": "allowed_tools", "mode": ("auto" | "required") as mode, "tools": list(allowed)}:
-            named = [t for t in allowed if isinstance(t, dict)]
-            names = [flat.get((t.get("namespace"), t.get("name"))) or recipient_of(str(t.get("type"))) for t in named]
-            left = [name for name in names if name]
-            if left:
-                return str(mode) if len(left) > 1 or mode == "auto" else left[0]
-        case {"type": "function" | "custom", "name": str(name)}:
-            namespace = request.tool_choice.get("namespace") if isinstance(request.tool_choice, dict) else None
-            if (namespace, name) in flat:
-                return flat[namespace, name]
-        case {"type": "mcp", "server_label": str(label), **rest}:
-            fitting = [t.flat for t in declared if t.name.mcp == label and rest.get("name") in (None, t.flat)]
-            if len(fitting) == 1:
-                return fitting[0]
-        case {"type": str(kind)} if recipient_of(kind) in recipients:
-            return str(recipient_of(kind))
-    raise RequestError(
-        "tool_choice is auto, none, required (with tools), or names a tool that is declared and that this server has",
-        param="tool_choice",
-    )
-
-
-# ---- items ----------------------------------------------------------------------------------------------------------
-
-
-def _items(given: str | Sequence[Mapping[str, Any]]) -> str | list[Mapping[str, Any]]:
-    """Items as harmony.convert reads them: custom calls as calls, outputs as text, none of hosted tools."""
-    if isinstance(given, str):
-        return given
-    items: list[Mapping[str, Any]] = []
-    for number, item in enumerate(given):
-        kind = item.get("type", "message")
-        if kind == "custom_tool_call":
-            items.append({**item, "type": "function_call", "arguments": item.get("input") or ""})
-        elif kind in ("function_call_output", "custom_tool_call_output"):
-            items.append({**item, "type": "function_call_output", "output": _output(item.get("output"))})
-        elif kind == "item_reference":
-            raise RequestError(
-                f"input[{number}] refers to an item that this server does not have", param=f"input[{number}]"
-            )
-        elif kind == "reasoning" or kind in ("message", "function_call"):
-            items.append(item)
-        elif kind == "mcp_call":
-            called = {"call_id": str(item.get("id")), "name": item.get("name"), "arguments": item.get("arguments")}
-            items.append({**called, "type": "function_call"})
-            answer = item.get("output") or json.dumps(item.get("error"))
-            items.append({"type": "function_call_output", "call_id": called["call_id"], "output": answer})
-        elif kind == "compaction" and item.get("text"):
-            items.append({"type": "message", "role": "user", "content": f"{SUMMARY}\n\n{item['text']}"})
-        elif not is_hosted(kind):
-            raise RequestError(f"input[{number}].type {kind!r} is not known", param=f"input[{number}].type")
-    return items
-
-
-def _output(output: Any) -> str:
-    """A call's output, which is a string or a list of parts; an image cannot be read, and says so."""
-    if not isinstance(output, list):
-        return output if isinstance(output, str) else ""
-    texts = [part.get("text", NO_IMAGE) if isinstance(part, dict) else str(part) for part in output]
-    return "\n".join(str(text) for text in texts)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpt_oss.backends.base import SampledToken
 from gpt_oss.events import (
     CitationFound,
     Event,
@@ -23,12 +23,17 @@ from gpt_oss.events import (
     Usage,
 )
 from gpt_oss.server.hosted import HostedCall
-from gpt_oss.server.responses.inbound import Inbound, ToolName
+from gpt_oss.server.logprobs import logprob_of
+from gpt_oss.server.responses.client_tools import ClientTool, fields_of
+from gpt_oss.server.responses.echo import echo_of
+from gpt_oss.server.responses.inbound import Inbound
+from gpt_oss.server.responses.tools import ToolName
 from gpt_oss.tools.citations import Citation
 from gpt_oss.tools.tool import text_of
-from gpt_oss.vocabulary import ENDOFTEXT, token_bytes
+from gpt_oss.vocabulary import ENDOFTEXT
 
 Json = dict[str, Any]
+SUMMARIES = ("auto", "concise", "detailed")
 # Ends of a turn that are not the model's, as incomplete_details has them; any other is that of the tokens.
 ENDS = {"rounds": "max_messages", "seconds": "max_messages"}
 
@@ -38,7 +43,8 @@ class ResponseFold:
     """One response under way. Every method gives the events to send, in order.
 
     Calls of functions that were not declared are the turn's affair and are not shown. seal: makes the encrypted_content
-    of reasoning, where the client asked for that.
+    of reasoning, where the client asked for that. ran: by the ids of items, calls that were run here, as recipient,
+    content and answer.
     """
 
     wanted: Inbound
@@ -52,8 +58,10 @@ class ResponseFold:
     usage: Usage | None = None
     error: Json | None = None
     incomplete: str | None = None
+    ran: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     _sequence: int = 0
     _item: Json | None = None  # under way
+    _client: ClientTool | None = None  # the call under way is one of these, and becomes an item when it is whole
     _text: str = ""
     _logprobs: list[Json] = field(default_factory=list)
     _sent_logprobs: int = 0
@@ -116,7 +124,7 @@ class ResponseFold:
             case CitationFound(citation) if self._is("message"):
                 return self._annotate(citation)
             case Sampled(token) if self._is("message") and token.id < ENDOFTEXT and token.logprob is not None:
-                self._logprobs.append(_logprob(token))
+                self._logprobs.append(logprob_of(token))
             case MessageDone(message) if self._hosted is not None:
                 return self._called(message)
             case MessageDone(message):
@@ -191,6 +199,7 @@ class ResponseFold:
             outputs="code_interpreter_call.outputs" in include,
             results="web_search_call.results" in include,
         )
+        self.ran[call.item["id"]] = (call.recipient, call.content, answer)
         done = self._event("response.output_item.done", output_index=call.index, item=dict(call.item))
         ended = "failed" if failed and call.kind == "mcp_call" else "completed"  # the others have no event for it
         return [self._hosted_event(f".{ended}", call), done]
@@ -213,6 +222,9 @@ class ResponseFold:
     def _open(self, channel: str | None, call: ToolName | None) -> list[Json]:
         self._text, self._logprobs, self._sent_logprobs, self._annotations = "", [], 0, []
         item: Json
+        if call is not None and call.client is not None:
+            self._client = call.client
+            return []
         if call is not None:
             names = {"name": call.name, **({"namespace": call.namespace} if call.namespace else {})}
             identity = {"call_id": f"call_{uuid.uuid4().hex[:24]}", **names}
@@ -223,15 +235,25 @@ class ResponseFold:
                 item["status"] = "in_progress"
         elif channel == "analysis":
             item = {"type": "reasoning", "id": f"rs_{uuid.uuid4().hex}", "summary": [], "content": []}
-            item |= {"status": "in_progress", **({"encrypted_content": None} if self.seal else {})}
+            item["status"] = "in_progress"
         else:
             item = {"type": "message", "id": f"msg_{uuid.uuid4().hex}", "role": "assistant", "content": []}
             item["status"] = "in_progress"
+            item["phase"] = "commentary" if channel == "commentary" else "final_answer"
         self._item = item
         events = [self._event("response.output_item.added", output_index=len(self.output), item=dict(item))]
         if call is None:
             events.append(self._event("response.content_part.added", **self._place(), part=self._part()))
+        if self._is("reasoning") and self._summary is not None:
+            part = {"type": "summary_text", "text": ""}
+            events.append(self._event("response.reasoning_summary_part.added", **self._summary_place(), part=part))
         return events
+
+    @property
+    def _summary(self) -> str | None:
+        """The kind of summary that the client asked for."""
+        kind = self.wanted.request.reasoning.summary if self.wanted.request.reasoning else None
+        return kind if kind in SUMMARIES else None
 
     def _delta(self, text: str) -> list[Json]:
         self._text += text
@@ -240,11 +262,17 @@ class ResponseFold:
             self._sent_logprobs = len(self._logprobs)
             return [self._event("response.output_text.delta", **self._place(), delta=text, logprobs=logprobs)]
         if self._is("reasoning"):
-            return [self._event("response.reasoning_text.delta", **self._place(), delta=text)]
+            events = [self._event("response.reasoning_text.delta", **self._place(), delta=text)]
+            if self._summary in ("auto", "detailed"):
+                place = self._summary_place()
+                events.append(self._event("response.reasoning_summary_text.delta", **place, delta=text))
+            return events
         kind = "custom_tool_call_input" if self._is("custom_tool_call") else "function_call_arguments"
         return [self._event(f"response.{kind}.delta", **self._item_place(), delta=text)]
 
     def _close(self, status: str) -> list[Json]:
+        if self._client is not None:
+            return self._close_client(self._client, status)
         item = self._item
         if item is None:
             return self._drop_hosted() if status == "incomplete" else []
@@ -269,12 +297,44 @@ class ResponseFold:
         if item["type"] in ("message", "reasoning"):
             item["content"] = [self._part()]
             events.append(self._event("response.content_part.done", **self._place(), part=self._part()))
+        if item["type"] == "reasoning" and self._summary is not None:
+            events += self._summed_up(item)
         if "status" in item:
             item["status"] = status
         events.append(self._event("response.output_item.done", output_index=len(self.output), item=dict(item)))
         self.output.append(item)
         self._item = None
         return events + (self._drop_hosted() if status == "incomplete" else [])
+
+    def _summed_up(self, item: Json) -> list[Json]:
+        """The model's thoughts are all here, so a summary of them is they themselves, or in short how each begins."""
+        place, text, events = self._summary_place(), self._text, []
+        if self._summary == "concise":
+            text = in_short(text)
+            events.append(self._event("response.reasoning_summary_text.delta", **place, delta=text))
+        part = {"type": "summary_text", "text": text}
+        item["summary"] = [part]
+        events.append(self._event("response.reasoning_summary_text.done", **place, text=text))
+        return [*events, self._event("response.reasoning_summary_part.done", **place, part=part)]
+
+    def _close_client(self, tool: ClientTool, status: str) -> list[Json]:
+        """A call that the client runs, of one of OpenAI's types."""
+        self._client = None
+        ids = {"id": f"{tool.prefix}_{uuid.uuid4().hex}", "call_id": f"call_{uuid.uuid4().hex[:24]}"}
+        item: Json = {"type": tool.call, **ids, **fields_of(tool, self._text), "status": "in_progress"}
+        place: Json = {"output_index": len(self.output)}
+        commands = item["action"]["commands"] if tool.type == "shell" else []
+        begun = item | ({"action": {**item["action"], "commands": []}} if commands else {})
+        events = [self._event("response.output_item.added", **place, item=begun)]
+        for index, command in enumerate(commands):
+            here, kind = {**place, "command_index": index}, "response.shell_call_command"
+            events.append(self._event(f"{kind}.added", **here, command=""))
+            events.append(self._event(f"{kind}.delta", **here, delta=command))
+            events.append(self._event(f"{kind}.done", **here, command=command))
+        # an apply_patch_call that was cut off has no status of its own, and must not look as if it were whole
+        item["status"] = "in_progress" if status == "incomplete" and tool.type == "apply_patch" else status
+        self.output.append(item)
+        return [*events, self._event("response.output_item.done", **place, item=dict(item))]
 
     def _drop_hosted(self) -> list[Json]:
         """Calls that were cut off, or will never be answered."""
@@ -299,6 +359,9 @@ class ResponseFold:
         assert self._item is not None
         return {"item_id": self._item["id"], "output_index": len(self.output)}
 
+    def _summary_place(self) -> Json:
+        return {**self._item_place(), "summary_index": 0}
+
     def _place(self) -> Json:
         return {**self._item_place(), "content_index": 0}
 
@@ -306,51 +369,19 @@ class ResponseFold:
         number, self._sequence = self._sequence, self._sequence + 1
         return {"type": kind, "sequence_number": number, **fields}
 
-    # The whole
-
     def response(self) -> Json:
         """The Response object with all of its fields, as it stands."""
-        request = self.wanted.request
-        reasoning = request.reasoning
-        text_format = (request.text.format if request.text else None) or {"type": "text"}
         return {
+            **echo_of(self.wanted.request, self.wanted.conversation, self.store),
             "id": self.id,
-            "object": "response",
             "created_at": self.created_at,
             "completed_at": int(time.time()) if self.status == "completed" else None,
             "status": self.status,
-            "background": bool(request.background),
-            "conversation": {"id": self.wanted.conversation} if self.wanted.conversation else None,
             "error": self.error,
             "incomplete_details": {"reason": self.incomplete} if self.incomplete else None,
-            "instructions": request.instructions,
-            "max_output_tokens": request.max_output_tokens,
-            "max_tool_calls": request.max_tool_calls,
-            "metadata": request.metadata or {},
             "model": self.model,
             "output": [dict(item) for item in self.output],
-            "parallel_tool_calls": request.parallel_tool_calls is not False,
-            "previous_response_id": request.previous_response_id,
-            "prompt_cache_key": request.prompt_cache_key,
-            "reasoning": {
-                "effort": (reasoning.effort if reasoning else None) or "medium",
-                "summary": reasoning.summary if reasoning else None,
-            },
-            "safety_identifier": request.safety_identifier,
-            "service_tier": "default",
-            "store": self.store,
-            "temperature": 1.0 if request.temperature is None else request.temperature,
-            "text": {
-                "format": text_format,
-                "verbosity": (request.text.verbosity if request.text else None) or "medium",
-            },
-            "tool_choice": request.tool_choice,
-            "tools": request.tools,
-            "top_logprobs": request.top_logprobs or 0,
-            "top_p": 1.0 if request.top_p is None else request.top_p,
-            "truncation": request.truncation or "disabled",
             "usage": None if self.usage is None else usage_of(self.usage),
-            "user": request.user,
         }
 
 
@@ -364,11 +395,7 @@ def usage_of(usage: Usage) -> Mapping[str, Any]:
     }
 
 
-def _logprob(token: SampledToken) -> Json:
-    top = [_token(identifier, logprob) for identifier, logprob in token.top_logprobs]
-    return {**_token(token.id, token.logprob or 0.0), "top_logprobs": top}
-
-
-def _token(identifier: int, logprob: float) -> Json:
-    raw = token_bytes(identifier)
-    return {"token": raw.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
+def in_short(text: str) -> str:
+    """The first sentence of each paragraph."""
+    paragraphs = (each.strip() for each in re.split(r"\n\s*\n", text))
+    return "\n\n".join(re.split(r"(?<=[.!?])\s", each, maxsplit=1)[0] for each in paragraphs if each)

@@ -18,7 +18,7 @@ from gpt_oss.server.errors import RequestError
 from gpt_oss.server.hosted import McpTools
 from gpt_oss.server.openapi import body_of
 from gpt_oss.server.responses.compaction import compact
-from gpt_oss.server.responses.history import History, history_of
+from gpt_oss.server.responses.history import CALLS, History, history_of
 from gpt_oss.server.responses.inbound import Inbound, ResponsesRequest, inbound, parse_request
 from gpt_oss.server.responses.live import LiveResponse
 from gpt_oss.server.responses.outbound import ResponseFold
@@ -86,7 +86,7 @@ async def _begin(service: Service, wanted: ResponsesRequest, history: History) -
 
     async def at_end(sent: list[Json]) -> None:
         try:
-            remember_reasoning(service, fold.output)
+            remember(service, fold)
             if store is not None:
                 await store.finish(fold.response(), sent if wanted.background else (), history.added)
                 if turn_of:
@@ -105,15 +105,17 @@ async def _disconnect(mcp: Sequence[McpTools]) -> None:
         await each.server.close()
 
 
-def remember_reasoning(service: Service, output: Sequence[Json]) -> None:
-    """By its item's id, and by the calls that it led to."""
+def remember(service: Service, fold: ResponseFold) -> None:
+    """Reasoning, by its item's id and by the calls that it led to; and what calls that were run here gave."""
+    for identity, call in fold.ran.items():
+        service.memory.remember([identity], json.dumps(call))
     thoughts: list[str] = []
-    for item in output:
+    for item in fold.output:
         if item["type"] == "reasoning":
             text = "".join(part["text"] for part in item["content"])
             service.memory.remember([item["id"]], text)
             thoughts.append(text)
-        elif item["type"] in ("function_call", "custom_tool_call"):
+        elif item["type"] in CALLS:
             service.memory.remember([item["call_id"]], "\n".join(thoughts))
 
 
