@@ -4,6 +4,7 @@
 # make parity        print the parity table               make sanitize the cpu backend's tests under ASan and UBSan
 # make test-docker   the sandbox in a container engine    make neon-check  the Arm kernels under qemu, cross-compiled
 # make lint          ruff, mypy, import-linter            make format   rewrite the code the way ruff wants it
+# make web           the server's page, with npm         make test-web the page's tests, in Chromium
 # make docs          what docs/ computes, then the site, in site/
 PYTHON ?= python3
 VENV   ?= .venv
@@ -11,7 +12,7 @@ BIN    := $(VENV)/bin
 MODEL  ?=
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: chat test test-slow test-docker soak parity lint format sanitize neon-check docs clean
+.PHONY: chat web test-web test test-slow test-docker soak parity lint format sanitize neon-check docs clean
 
 chat: $(VENV)/.installed
 	$(BIN)/gpt-oss chat $(MODEL)
@@ -31,6 +32,17 @@ neon-check:
 docs: $(VENV)/.installed-test
 	for script in cli_reference diagrams pictures figures; do $(BIN)/python docs/$$script.py || exit 1; done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The page: TypeScript out of web/, checked and put together into gpt_oss/server/static.
+web: web/node_modules/.installed
+	cd web && npm run build
+
+web/node_modules/.installed: web/package.json web/package-lock.json
+	cd web && npm ci --no-audit --no-fund
+	touch $@
+
+test-web: web $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/web
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak --timeout 1200

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from page import build_page
 from scikit_build_core import build as _build
 from scikit_build_core.build import *  # noqa: F403  # the other hooks as they are
 
@@ -35,6 +36,7 @@ def commit() -> str:
 
 
 def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = None) -> str:
+    build_page(ROOT)
     known, made_here = commit(), not RECORD.exists()
     try:
         if known and made_here:
@@ -48,6 +50,7 @@ def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = N
 def build_wheel(
     wheel_directory: str, config_settings: dict[str, Any] | None = None, metadata_directory: str | None = None
 ) -> str:
+    build_page(ROOT)
     os.environ[VARIABLE] = commit()  # CMakeLists.txt reads it
     return _build.build_wheel(wheel_directory, config_settings, metadata_directory)
 
@@ -55,5 +58,6 @@ def build_wheel(
 def build_editable(
     wheel_directory: str, config_settings: dict[str, Any] | None = None, metadata_directory: str | None = None
 ) -> str:
+    build_page(ROOT)
     os.environ[VARIABLE] = commit()
     return _build.build_editable(wheel_directory, config_settings, metadata_directory)

@@ -13,7 +13,8 @@ import pydantic
 from fastapi import APIRouter, Request
 
 from gpt_oss import __version__
-from gpt_oss.doctor import memory_bytes, processor_name
+from gpt_oss.doctor import processor_name
+from gpt_oss.memory import memory_bytes
 from gpt_oss.server.errors import RequestError
 from gpt_oss.server.openapi import body_of
 from gpt_oss.server.service import Service, service_of
