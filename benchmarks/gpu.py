@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from gpt_oss.backends.torch.ranks import Ranks
 from gpt_oss.backends.torch.weights import Share, Vocabulary
 from gpt_oss.backends.triton import TritonModel, mxfp4, open_model
 from gpt_oss.backends.triton.experts import Matrices
-from gpt_oss.backends.triton.memory import Sizes
+from gpt_oss.backends.triton.memory import OTHER_BYTES, Sizes, activation_bytes
 from gpt_oss.backends.triton.model import BLOCK_TOKENS, INTERPRETED
 from gpt_oss.backends.triton.weights import Block, NetworkWeights, weights_bytes
 from gpt_oss.model.config import ModelConfig
@@ -90,13 +91,12 @@ def random_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device
 
     def matrices(rows: int, columns: int) -> Matrices:
         experts, groups = config.num_experts, mxfp4.groups_of(columns)
-        words = torch.empty(experts, rows, groups * mxfp4.WORDS.value, dtype=torch.int32, device=device)
-        scales = torch.empty(experts, groups, rows, dtype=torch.int32, device=device)
-        for expert in range(experts):
-            options = {"generator": generator, "device": device, "dtype": torch.uint8}
-            mxfp4.arrange_blocks(torch.randint(256, (rows, columns // 32, 16), **options), words[expert])
-            mxfp4.arrange_scales(torch.randint(*SCALES, (rows, columns // 32), **options), scales[expert])
-        return Matrices(words, scales, normal(experts, rows), columns)
+        shape = (experts, rows, groups * mxfp4.WORDS.value)  # of any bits: each is a weight, wherever it is arranged
+        words = torch.randint(-(2**31), 2**31, shape, generator=generator, device=device, dtype=torch.int32)
+        scales = torch.randint(
+            *SCALES, (experts, groups, rows, 4), generator=generator, device=device, dtype=torch.uint8
+        )
+        return Matrices(words, scales.view(torch.int32)[..., 0], normal(experts, rows), columns)
 
     hidden, inter = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
@@ -119,19 +119,34 @@ def random_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device
     return NetworkWeights(vocabulary(), blocks, torch.ones(hidden, device=device), vocabulary())
 
 
-def error_against_float32(config: ModelConfig, device: torch.device, dtype: str) -> float:
-    """Relative, of the logits of 200 tokens after two layers, prompt and answers, against torch in float32."""
-    weights = RandomWeights(replace(config, num_hidden_layers=2, num_experts=min(8, config.num_experts)), seed=3)
-    tokens = np.random.default_rng(3).integers(0, weights.config.vocab_size, 200)
+def errors_against_float32(config: ModelConfig, device: torch.device, dtype: str) -> dict[str, float]:
+    """Relative, of the logits of 200 tokens after two layers, prompt and answers, with torch in float32 as the truth;
+    beside ours those of torch in the same precision. Experts and vocabulary are few: those weights come from the host.
+    """
+    return _errors(
+        replace(config, num_hidden_layers=2, num_experts=min(8, config.num_experts), vocab_size=1024), device, dtype
+    )
 
-    def logits(model: object) -> np.ndarray:
-        sequence = SingleSequence(model)  # type: ignore[arg-type]
+
+@cache
+def _errors(small: ModelConfig, device: torch.device, dtype: str) -> dict[str, float]:
+    weights = RandomWeights(small, seed=3)
+    tokens = np.random.default_rng(3).integers(0, small.vocab_size, 200)
+
+    def logits(open_it: Callable[..., object], dtype: str) -> np.ndarray:
+        sequence = SingleSequence(open_it(weights, dtype=dtype, device=str(device), cache_tokens=256))  # type: ignore[arg-type]
         prompt = sequence.forward(tokens[:190], logits=None)
         return np.concatenate([prompt, *(sequence.forward(tokens[i : i + 1]) for i in range(190, 200))])
 
-    right = logits(torch_backend.open_model(weights, dtype="float32", device=str(device), cache_tokens=256))
-    ours = logits(open_model(weights, dtype=dtype, device=str(device), cache_tokens=256))
-    return float(np.linalg.norm(ours - right) / np.linalg.norm(right))
+    right = logits(torch_backend.open_model, "float32")
+
+    def error(found: np.ndarray) -> float:
+        return round(float(np.linalg.norm(found - right) / np.linalg.norm(right)), 5)
+
+    return {
+        "relative_error": error(logits(open_model, dtype)),
+        "of_torch": error(logits(torch_backend.open_model, dtype)),
+    }
 
 
 # ---- bytes and FLOPs ------------------------------------------------------------------------------------------------
@@ -202,6 +217,15 @@ def decode_rate(model: TritonModel, batch: int, context: int, steps: int, device
     return batch * steps / (time.perf_counter() - started)
 
 
+def cache_that_fits(config: ModelConfig, kind: torch.dtype, device: torch.device, prompt_tokens: int) -> int:
+    """Tokens. With fewer than a batch needs, its sequences share blocks: what is computed is the same, and faster only
+    if blocks are read twice out of the GPU's own cache."""
+    if device.type != "cuda":
+        return 1 << 20
+    free = torch.cuda.mem_get_info(device)[0] - OTHER_BYTES - prompt_tokens * activation_bytes(config, kind)
+    return int(free / (2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * kind.itemsize))
+
+
 def prefill_seconds(model: TritonModel, tokens: int, device: torch.device) -> float:
     blocks = np.arange(-(-tokens // BLOCK_TOKENS), dtype=np.int32)
     prompt = np.random.default_rng(2).integers(0, model.config.usable_vocab_size, tokens).astype(np.int32)
@@ -234,48 +258,45 @@ def main() -> int:
     kind = {"bf16": torch.bfloat16, "float32": torch.float32}[dtype]
     bandwidth, rate = copy_bandwidth(device), matmul_rate(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "interpreter"
-    results: list[dict[str, object]] = [
-        {"gpu": name, "copy_gb_per_s": round(bandwidth / 1e9, 1), "bf16_tflops": round(rate / 1e12, 2)}
-    ]
+
+    def tell(**result: object) -> None:
+        line = json.dumps(result) if args.json else "  ".join(f"{k.replace('_', ' ')} {v}" for k, v in result.items())
+        print(line, flush=True)
+
+    tell(gpu=name, copy_gb_per_s=round(bandwidth / 1e9, 1), bf16_tflops=round(rate / 1e12, 2))
     for shape in args.shape or ["20b", "120b"]:
         config = SHAPES[shape]
         costs = Costs(config, kind.itemsize)
-        results.append({"shape": shape, "relative_error": round(error_against_float32(config, device, dtype), 5)})
+        tell(shape=shape, **errors_against_float32(config, device, dtype))
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         contexts, batches = args.context or [1024, 8192], args.batch or [1, 8, 64]
         weights = random_weights(config, kind, device)
-        cache = max(contexts) * max(batches) + max(batches) * (args.steps + 2 * BLOCK_TOKENS)
         prompts = args.prompt or [2048, 8192]
-        model = TritonModel(config, weights, kind, device, Ranks(device), Sizes(max(cache, *prompts), max(prompts)))
+        held = max(contexts) * max(batches) + max(batches) * (args.steps + 2 * BLOCK_TOKENS)
+        held = min(max(held, *prompts), cache_that_fits(config, kind, device, max(prompts)))
+        model = TritonModel(config, weights, kind, device, Ranks(device), Sizes(held, max(prompts)))
         for batch in batches:
             for context in contexts:
                 speed = decode_rate(model, batch, context, args.steps, device)
                 moved = costs.decode_bytes(batch, context)
                 share = moved * speed / batch / bandwidth
-                results.append(
-                    {
-                        "shape": shape, "decode_batch": batch, "context": context,
-                        "tokens_per_s": round(speed, 1), "step_gb": round(moved / 1e9, 3),
-                        "of_copy_bandwidth": round(share, 3),
-                    }
+                tell(
+                    shape=shape, decode_batch=batch, context=context, tokens_per_s=round(speed, 1),
+                    step_ms=round(1e3 * batch / speed, 3), step_gb=round(moved / 1e9, 3), of_copy_bandwidth=round(share, 3),
                 )  # fmt: skip
         for tokens in prompts:
             took = prefill_seconds(model, tokens, device)
             flops = costs.prefill_flops(tokens)
-            results.append(
-                {
-                    "shape": shape, "prefill": tokens, "tokens_per_s": round(tokens / took, 1),
-                    "tflop": round(flops / 1e12, 3), "of_bf16_rate": round(flops / took / rate, 3),
-                }
+            tell(
+                shape=shape, prefill=tokens, tokens_per_s=round(tokens / took, 1), ms=round(1e3 * took, 2),
+                tflop=round(flops / 1e12, 3), of_bf16_rate=round(flops / took / rate, 3),
             )  # fmt: skip
-        held = weights_bytes(config, Share(config, 0, 1), kind)
+        kept = weights_bytes(config, Share(config, 0, 1), kind)
         peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-        results.append({"shape": shape, "weights_gb": round(held / 1e9, 2), "peak_gb": round(peak / 1e9, 2)})
+        tell(shape=shape, weights_gb=round(kept / 1e9, 2), peak_gb=round(peak / 1e9, 2))
         del model, weights
-    for result in results:
-        print(json.dumps(result) if args.json else "  ".join(f"{k.replace('_', ' ')} {v}" for k, v in result.items()))
     return 0
 
 

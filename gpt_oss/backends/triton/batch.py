@@ -27,22 +27,25 @@ class Arrays:
 
 
 def arrays_of(chunks: Sequence[Chunk]) -> Arrays:
-    counts = [len(chunk.tokens) for chunk in chunks]
-    ends = np.cumsum(counts)
+    counts = np.array([len(chunk.tokens) for chunk in chunks])
+    wanted = np.array([chunk.logits for chunk in chunks])
+    starts = np.array([chunk.position for chunk in chunks])
+    ends, ends_wanted = np.cumsum(counts), np.cumsum(wanted)
     width = max(len(chunk.blocks) for chunk in chunks)
 
     def table(rows: Sequence[Int32]) -> Int32:
-        return np.stack([np.pad(row, (0, width - len(row))) for row in rows]).astype(np.int32)
+        filled = np.zeros((len(rows), width), np.int32)
+        for i, row in enumerate(rows):
+            filled[i, : len(row)] = row
+        return filled
 
     return Arrays(
         tokens=np.concatenate([chunk.tokens for chunk in chunks]).astype(np.int64),
-        positions=np.concatenate([chunk.position + np.arange(len(chunk.tokens)) for chunk in chunks]).astype(np.int32),
+        positions=(np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)).astype(np.int32),
         sequences=np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
         table=table([chunk.blocks for chunk in chunks]),
         window_table=table([chunk.window_blocks for chunk in chunks]),
-        wanted=np.concatenate(
-            [np.arange(end - chunk.logits, end, dtype=np.int64) for chunk, end in zip(chunks, ends, strict=True)]
-        ),
+        wanted=np.arange(ends_wanted[-1]) + np.repeat(ends - ends_wanted, wanted),
     )
 
 

@@ -27,7 +27,7 @@ class Shape:
     warps: int
 
 
-_FEW = Shape(4, 4)  # 24 KB under way a program, for 2880 columns of bf16
+_FEW = Shape(2, 4)  # 12 KB under way a program, for 2880 columns of bf16, and six programs a processor of Hopper's
 _INTERPRETED = Shape(64, 4)  # the interpreter takes its time for every program
 
 

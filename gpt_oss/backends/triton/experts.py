@@ -41,11 +41,17 @@ class Matrices:
 
 @dataclass(frozen=True)
 class Shape:
-    """How a product is cut: rows of the matrix a program, warps of a program, loads under way ahead of the product."""
+    """How a product is cut: rows of the matrix a program, warps of a program, loads under way ahead of the product.
+    registers: that a thread may have at most, on NVIDIA's; None is as many as the compiler likes."""
 
     rows: int
     warps: int
     stages: int
+    registers: int | None = None
+
+    def options(self) -> dict[str, int]:
+        limit = {"maxnreg": self.registers} if self.registers else {}
+        return {"ROWS": self.rows, "num_warps": self.warps, "num_stages": self.stages} | limit
 
 
 FEW_TOKENS = 16  # the least that tensor cores take
@@ -162,10 +168,8 @@ def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
         matrices.columns,
         limit,
         COUNT=pairs // len(x),
-        ROWS=shape.rows,
         TOKENS=groups.tile_tokens,
-        num_warps=shape.warps,
-        num_stages=shape.stages,
+        **shape.options(),
         **overlapped(x),
     )
     return out
@@ -186,10 +190,8 @@ def mlp2(x: Tensor, matrices: Matrices, groups: Groups, tokens: int) -> Tensor:
         out,
         rows,
         matrices.columns,
-        ROWS=shape.rows,
         TOKENS=groups.tile_tokens,
-        num_warps=shape.warps,
-        num_stages=shape.stages,
+        **shape.options(),
         **overlapped(x),
     )
     return out

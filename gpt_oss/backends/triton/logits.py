@@ -24,6 +24,14 @@ class Drawn:
     ready: torch.cuda.Event | None
     draws: Sequence[PlannedDraw]  # of each row
 
+    @cached_property
+    def on_host(self) -> list[int]:
+        """Waits for the device."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        result: list[int] = self.tokens.tolist()
+        return result
+
 
 class TritonLogits:
     """See base.Logits. tensor: [tokens computed, vocab_size]; rows: which of them were asked for."""
@@ -50,9 +58,7 @@ class TritonLogits:
         """See base.SamplesItself: at once where the chunk said that this would be asked."""
         index = self._rows[row]
         if self._drawn is not None and self._drawn.draws[index] == (Draw(temperature, seed), position):
-            if self._drawn.ready is not None:
-                self._drawn.ready.synchronize()
-            return int(self._drawn.tokens[index])
+            return self._drawn.on_host[index]
         inputs = draw_inputs([(Draw(temperature, seed), position)])
         device = self._tensor.device
         logits = self._tensor[index : index + 1]

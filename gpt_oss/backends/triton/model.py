@@ -106,11 +106,12 @@ class TritonModel:
                 raise ContextOverflowError(
                     f"a sequence of {end} tokens does not fit into {self._capacity}, all that is held"
                 )
-            low, high = chunk.tokens.min(), chunk.tokens.max()
-            if low < 0 or high >= self.config.vocab_size:
-                raise ParameterError(
-                    f"token {low if low < 0 else high} is outside the model's vocabulary of {self.config.vocab_size}"
-                )
+        tokens = np.concatenate([chunk.tokens for chunk in batch])
+        low, high = tokens.min(), tokens.max()
+        if low < 0 or high >= self.config.vocab_size:
+            raise ParameterError(
+                f"token {low if low < 0 else high} is outside the model's vocabulary of {self.config.vocab_size}"
+            )
         self._ranks.tell(("forward", batch))
         return self._forward(batch)
 

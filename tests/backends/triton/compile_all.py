@@ -34,7 +34,7 @@ POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
-OPTIONS = ("num_warps", "num_stages")
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
