@@ -73,17 +73,17 @@ def _add_tool_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gpt_oss.load import load
+    from gpt_oss.load import computes_elsewhere, load
 
     options = replace(load_options(args), keep_prefixes=True)
     if sys.stderr.isatty():
         print("Loading …", end="\r", file=sys.stderr, flush=True)
     generator = load(args.checkpoint, options)
-    if args.checkpoint == DEMO:
+    if args.checkpoint == DEMO and not computes_elsewhere(options):
         _prepare_demo(args)
         print(DEMO_NOTICE, file=sys.stderr)
     try:
-        return talk(generator, args, model_label(args.checkpoint))
+        return talk(generator, args, model_label(getattr(generator, "served_model", args.checkpoint)))
     finally:
         generator.close()
 

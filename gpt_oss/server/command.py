@@ -134,7 +134,7 @@ def open_service(
         runner = Runner(
             generator, max_concurrent=args.max_concurrent, max_queue=args.max_queue, longest_s=args.max_time
         )
-        name = args.model_name or model_label(args.checkpoint)
+        name = args.model_name or model_label(getattr(generator, "served_model", args.checkpoint))
         options = ServerOptions(
             drain_s=args.drain,
             origins=tuple(args.cors),
@@ -175,6 +175,7 @@ def _new_key(args: argparse.Namespace) -> int:
 
 def _hosted(args: argparse.Namespace) -> Hosted:
     """web_search where a backend is known, code_interpreter where a sandbox works; both are tried now."""
+    from gpt_oss.load import computes_elsewhere
     from gpt_oss.server.hosted import Hosted
     from gpt_oss.tools.python_docker.docker_tool import PythonTool
     from gpt_oss.tools.sandbox import open_sandbox
@@ -185,7 +186,8 @@ def _hosted(args: argparse.Namespace) -> Hosted:
         await (await open_sandbox(args.python_sandbox)).close()
 
     web = code = None
-    name = args.browser_backend or ("demo" if args.checkpoint == "demo" else None)
+    is_demo = args.checkpoint == "demo" and not computes_elsewhere(load_options(args))
+    name = args.browser_backend or ("demo" if is_demo else None)
     try:
         choose_backend(name)
     except ParameterError as error:

@@ -59,7 +59,7 @@ class Bench:
 
     @cached_property
     def engine(self) -> TokenGenerator:
-        options = LoadOptions(backend="cpu", precision="exact", context_tokens=CONTEXT)
+        options = LoadOptions(backend="cpu", precision="exact", context_tokens=CONTEXT, threads=1)
         generator = load("demo", options)
         self.stack.callback(generator.close)
         return generator

@@ -50,6 +50,7 @@ class HttpGenerator:
         if not urls:
             raise ParameterError(f"{wire.name} needs the URL of a server: --url http://127.0.0.1:8000")
         self.wire = wire
+        self.served_model = wire.model  # what the servers call it
         self.context_tokens = context_tokens
         self.name = name or f"{wire.name} at {', '.join(urls)}"
         self._patience = patience

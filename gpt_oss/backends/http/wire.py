@@ -46,12 +46,15 @@ class Reader(Protocol):
 
 
 class Wire(Protocol):
-    """name: for people. path: what is posted to. framing: server-sent events, or a line of JSON each. features: what of
-    SamplingParams it honours beside temperature, top_p, max_tokens and stop tokens. marks_last: the event that brings
-    an answer's last token also says that it is the last; elsewhere a token is held until the next event."""
+    """name: for people. model: as the server calls it. path: what is posted to. framing: server-sent events, or a line
+    of JSON each. features: what of SamplingParams it honours beside temperature, top_p, max_tokens and stop tokens.
+    marks_last: the event that brings an answer's last token also says that it is the last; elsewhere a token is held
+    until the next event."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def model(self) -> str: ...
     @property
     def path(self) -> str: ...
     @property
