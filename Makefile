@@ -6,13 +6,15 @@
 # make lint          ruff, mypy, import-linter            make format   rewrite the code the way ruff wants it
 # make web           the server's page, with npm         make test-web the page's tests, in Chromium
 # make docs          what docs/ computes, then the site, in site/
+# make test-package  wheel and sdist, built and installed clean   make windows-check  the kernels under Wine, cross-compiled
+# make man           the manual page, from the commands      make sbom     what the package consists of, as CycloneDX
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODEL  ?=
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: chat web test-web test test-slow test-docker soak parity lint format sanitize neon-check docs clean
+.PHONY: chat web test-web test test-slow test-docker soak parity lint format sanitize neon-check docs test-package windows-check man sbom clean
 
 chat: $(VENV)/.installed
 	$(BIN)/gpt-oss chat $(MODEL)
@@ -26,8 +28,25 @@ test-slow: $(VENV)/.installed-test
 test-docker: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m docker
 
+test-package: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow tests/packaging
+
 neon-check:
 	bash csrc/neon.sh
+
+windows-check:
+	bash csrc/windows.sh
+
+man: $(VENV)/.installed-test
+	$(BIN)/python packaging/man.py
+
+# Of a clean environment with the package and what it depends on, nothing of the tests.
+sbom:
+	rm -rf build/sbom && $(PYTHON) -m venv build/sbom/package && $(PYTHON) -m venv build/sbom/tool
+	build/sbom/package/bin/pip install --quiet . && build/sbom/tool/bin/pip install --quiet 'cyclonedx-bom>=7'
+	build/sbom/package/bin/pip uninstall --quiet --yes pip setuptools
+	mkdir -p dist && build/sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --spec-version 1.6 --output-file dist/gpt-oss.cdx.json build/sbom/package/bin/python
 
 docs: $(VENV)/.installed-test
 	for script in cli_reference diagrams pictures figures; do $(BIN)/python docs/$$script.py || exit 1; done
