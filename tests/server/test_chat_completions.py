@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import httpx
-import jsonschema
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -119,36 +118,6 @@ def test_stop_texts_are_never_sent_not_even_in_part(
     else:
         answer = client.chat.completions.create(model="tiny", messages=ASK, stop=stop)
         assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (left, "stop")
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_random_weights_make_valid_calls(babbling: Live, seed: int) -> None:
-    answer = babbling.client().chat.completions.create(
-        model="tiny", messages=ASK, tools=[WEATHER], tool_choice="required", seed=seed, max_tokens=3000, temperature=1,
-        logit_bias=_hurry(),
-    )  # fmt: skip
-    choice = answer.choices[0]
-    assert choice.finish_reason == "tool_calls"
-    for call in choice.message.tool_calls or []:
-        assert call.function.name == "get_weather"  # type: ignore[union-attr]
-        jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_random_weights_follow_a_response_format(babbling: Live, seed: int) -> None:
-    schema = WEATHER["function"]["parameters"]
-    answer = babbling.client().chat.completions.create(
-        model="tiny", messages=ASK, seed=seed, max_tokens=3000, logit_bias=_hurry(),
-        response_format={"type": "json_schema", "json_schema": {"name": "place", "schema": schema, "strict": True}},
-    )  # fmt: skip
-    assert answer.choices[0].finish_reason == "stop"
-    jsonschema.validate(json.loads(answer.choices[0].message.content or ""), schema)
-
-
-def _hurry() -> dict[str, int]:
-    """Random weights would think for ever: what ends a thought, a string and a number is made likely."""
-    ends = encode_with_special('<|end|><|return|><|call|>"}')
-    return {str(token): 100 for token in ends}
 
 
 def test_logprobs_are_of_the_contents_tokens(babbling: Live) -> None:

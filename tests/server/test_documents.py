@@ -19,9 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def curls(name: str) -> list[str]:
-    blocks = re.findall(
-        r"^```(?:bash)?\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    """Those of every code block, whatever language it is said to be in."""
+    blocks = re.split(r"^```.*\n", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)[1::2]
     return [line for block in blocks for line in block.split("\n\n") if line.startswith("curl ")]
 
 

@@ -39,7 +39,9 @@ def test_a_response_has_every_field(scripted: Scripted) -> None:
 
 def events_of(live: Live, **body: Any) -> list[dict[str, Any]]:
     """Every event as it was sent, checked against its type; sequence numbers have no gap."""
-    with httpx.stream("POST", f"{live.url}/v1/responses", json={"input": "Hi", "stream": True, **body}) as response:
+    with httpx.stream(
+        "POST", f"{live.url}/v1/responses", json={"input": "Hi", "stream": True, **body}, timeout=60
+    ) as response:
         assert response.status_code == 200
         lines = [line for line in response.iter_lines() if line]
     events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
@@ -103,21 +105,6 @@ def test_a_custom_tool_gets_its_text_as_it_is(scripted: Scripted) -> None:
     result = {"type": "custom_tool_call_output", "call_id": call["call_id"], "output": "Done"}
     events_of(live, tools=[tool], input=[{"role": "user", "content": "Hi"}, call, result])
     assert PATCH in decode(live.generator.calls[1].prompt)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_random_weights_follow_a_lark_grammar(babbling: Live, seed: int) -> None:
-    definition = 'start: "yes" | "no" " " /[0-9]{2}/'
-    tool = {
-        "type": "custom", "name": "vote", "format": {"type": "grammar", "syntax": "lark", "definition": definition}
-    }  # fmt: skip
-    for _ in range(20):
-        events = events_of(babbling, tools=[tool], tool_choice="required", max_output_tokens=3000, temperature=1.5)
-        call = events[-1]["response"]["output"][-1]
-        if call["type"] == "custom_tool_call" and events[-1]["response"]["status"] == "completed":
-            assert call["input"] == "yes" or call["input"][:3] == "no "
-            return
-    pytest.skip("random weights never ended their thoughts")
 
 
 def test_a_format_and_a_limit(babbling: Live) -> None:

@@ -119,6 +119,8 @@ class ResponseFold:
             case TextDelta(text) if self._hosted is not None:
                 if self._hosted.pieces is not None:
                     return [self._hosted_event(self._hosted.pieces[0], self._hosted, delta=text)]
+            case TextDelta(text) if self._client is not None:
+                self._text += text
             case TextDelta(text) if self._item is not None:
                 return self._delta(text)
             case CitationFound(citation) if self._is("message"):
