@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
 
         from gpt_oss.server.app import create_app
     except ImportError as error:
-        raise MissingDependencyError(f"the server needs more: {error}", hint="pip install 'gpt-oss[serve]'") from error
+        raise MissingDependencyError(
+            f"the server lacks what it needs: {error}", hint="Install gpt-oss again, with its dependencies."
+        ) from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with open_service(args, owner=f"{socket.gethostname()}:{args.port}") as (service, options):

@@ -120,6 +120,9 @@ def _check_program(words: list[str]) -> None:
     elif program == "mkdocs":
         if not {*arguments} & {"serve", "build"}:
             raise NotACommandError(f"mkdocs has no {arguments}")
+    elif "/" in program and not program.startswith(("/", "~")):
+        if not (REPOSITORY / program).is_file():
+            raise NotACommandError(f"there is no script {program}")
     elif program not in FOREIGN:
         raise NotACommandError(
             f"{program!r} is no program of ours; name it in tests/docs/shell.py, or say why it is not run"
