@@ -101,8 +101,16 @@ class ShownText:
 
     def push(self, piece: str) -> list[int]:
         self._pieces.append(piece)
-        begun = _BEGUN.search("".join(self._pieces))
-        return self.finish() if begun is None else _of_pieces(_taken(self._pieces, begun.start()))
+        text = "".join(self._pieces)
+        begun = _BEGUN.search(text)
+        if begun is None:
+            return self.finish()
+        ready = _taken(self._pieces, begun.start())
+        length = sum(map(len, ready))
+        if any(name.end() > length for name in _NAME.finditer(text)):  # the piece ends one name and begins another
+            ready.append(self._pieces[0][: begun.start() - length])
+            self._pieces[0] = self._pieces[0][begun.start() - length :]
+        return _of_pieces(ready)
 
     def finish(self) -> list[int]:
         pieces, self._pieces = self._pieces, []
@@ -257,10 +265,10 @@ class RecoveredText:
 
 def _is_hidden(begun: str) -> bool | None:
     """Whether an answer that begins like this lacks its special tokens; None while that is open."""
-    if "<|" in begun:
-        return False
     if begun.startswith(_CHANNELS):
         return True
+    if "<|" in begun:
+        return False
     if begun.startswith(" to="):
         return None if len(begun) < _LONGEST_MARK else True
     return None if any(mark.startswith(begun) for mark in (*_CHANNELS, "<|", " to=")) else False
