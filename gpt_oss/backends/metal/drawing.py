@@ -80,9 +80,10 @@ def draw_rows(logits: mx.array, temperatures: mx.array | None, keys: mx.array | 
 def _noise(keys: mx.array, count: int) -> mx.array:
     """Gumbel noise in float32, [rows, count]."""
     bits = _mix(keys[:, None] + _steps(count))
-    # 1 - u keeps its precision where u is near 1, which is where large noise comes from.
-    rest = (~bits >> _word(12)).astype(mx.float32) * 2.0**-52 + 2.0**-53
-    return -mx.log(mx.where(rest < 0.01, rest + rest * rest / 2, -mx.log1p(-rest)))
+    # Of u and 1 - u the smaller keeps its digits in float32: large noise comes from the latter, small from the former.
+    u, rest = ((word >> _word(12)).astype(mx.float32) * 2.0**-52 + 2.0**-53 for word in (bits, ~bits))
+    exponential = mx.where(rest < 0.01, rest + rest * rest / 2, -mx.log(u))  # -log(u)
+    return -mx.log(exponential)
 
 
 def draw_exactly(logits: Float32, draw: Draw, position: int) -> int:
