@@ -25,7 +25,7 @@ QUESTIONS = (
     "Tell me the port of the {thing}.",
     "On which port is the {thing}?",
 )
-STEPS = 60  # a minute on two cores; a real model and real data want a look at loss.csv instead
+STEPS = 40  # some minutes on two cores; a real model and real data want a look at loss.csv instead
 
 
 def write_conversations(path: Path) -> None:
@@ -68,18 +68,8 @@ def main(checkpoint: str, folder: Path, steps: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data, run = folder / "conversations.jsonl", folder / "run"
     write_conversations(data)
-    flags = [
-        "--steps",
-        str(steps),
-        "--epochs",
-        "100",
-        "--batch-tokens",
-        "400",
-        "--learning-rate",
-        "2e-3",
-        "--warmup",
-        "5",
-    ]
+    flags = ["--steps", str(steps), "--epochs", "100", "--batch-tokens", "200", "--learning-rate", "3e-3"]
+    flags += ["--warmup", "5"]
     subprocess.run(gpt_oss("train", checkpoint, str(data), "-o", str(run), *flags), check=True)
 
     port = free_port()

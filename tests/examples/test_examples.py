@@ -91,6 +91,7 @@ def test_an_agent_of_the_sdk(tmp_path: Path, served: Served) -> None:
     assert run(tmp_path, "agents_sdk.py", served=served).strip()
 
 
+@pytest.mark.slow
 def test_fine_tune_and_serve(tmp_path: Path) -> None:
     said = run(tmp_path, "fine_tune_and_serve.py", "demo", "tuned", "2", timeout=600)
     assert len(re.findall(r"^Which port does the .* use\? ", said, re.MULTILINE)) == 4
