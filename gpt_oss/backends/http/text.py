@@ -80,6 +80,8 @@ def _ids() -> dict[bytes, int]:
 
 def token_named(text: str) -> int | None:
     """The id of the token that a server writes like this; None for part of a character and for what is no token."""
+    if "\ufffd" in text:
+        return None
     return special_tokens().get(text, _ids().get(text.encode(errors="replace")))
 
 

@@ -24,7 +24,7 @@ from gpt_oss.vocabulary import (
 OPENING = encode_with_special("<|start|>assistant")
 ANSWERS = [
     "<|channel|>final<|message|>42",
-    "<|channel|>analysis<|message|>The assistant thinks: ünï 😀 日本 <div> a <| b <|nope|>"
+    "<|channel|>analysis<|message|>The assistant thinks: ünï 😀 𓂀 日本 <div> a <| b <|nope|>"
     "<|end|><|start|>assistant<|channel|>final<|message|>An assistant answers.",
     "<|channel|>analysis<|message|>Call it.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
     '<|constrain|>json<|message|>{"city": "Paris"}',
