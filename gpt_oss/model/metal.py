@@ -51,6 +51,7 @@ _SPECIAL_TOKENS = {
 
 _PAGE_BYTES = 16384
 _ALIGNMENT_BYTES = 16
+_MAX_CONTEXT = 2**20  # tokens; eight times what the released models have. More is a damaged file, or another format
 
 # uuid; context_length, num_blocks, num_experts, num_active_experts, embedding_dim, mlp_dim; swiglu_limit; head_dim,
 # num_heads, num_kv_heads, attention_window; rope_theta, interpolation_scale, yarn_offset, yarn_scale, yarn_multiplier,
@@ -81,8 +82,12 @@ def open_metal(path: Path) -> Checkpoint:
     try:
         with path.open("rb") as file:
             config, weights_start = _read_headers(path, file)
-            places = _places(config, weights_start)
             file_bytes = os.fstat(file.fileno()).st_size
+            if config.num_hidden_layers > file_bytes // _PAGE_BYTES:  # each begins a page
+                raise CheckpointError(
+                    f"{path} is truncated: its {file_bytes} bytes hold no {config.num_hidden_layers} layers"
+                )
+            places = _places(config, weights_start)
             cut = next((name for name, place in places.items() if place.end_bytes > file_bytes), None)
             if cut is not None:
                 end_bytes = places[cut].end_bytes
@@ -322,6 +327,8 @@ def _config(numbers: list[Any], vocab_size: int) -> ModelConfig:
     head_dim, heads, kv_heads, window, theta, interpolation, ramp_offset, ramp_scale, _, epsilon = rest
     if not all(math.isfinite(number) and number > 0 for number in (theta - 1, interpolation, ramp_scale)):
         raise ValueError(f"rope fields {theta}, {interpolation}, {ramp_scale}")
+    if context_length > _MAX_CONTEXT:
+        raise ValueError(f"a context_length of {context_length} tokens, and {_MAX_CONTEXT} is the most that can be")
     theta = _shortest(theta, lambda x: _float32(x) == theta)
     factor = _shortest(1 / interpolation, lambda x: _float32(1 / x) == interpolation)
     config = ModelConfig(
