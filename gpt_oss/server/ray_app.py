@@ -60,8 +60,9 @@ class Fleet:
     """replicas: of the model, where their number is fixed; else between min_replicas and max_replicas, so many that
     each has target_ongoing requests under way (0: three quarters of max_concurrent). gpus, cpus: that Ray sets aside
     for each. fronts: processes that read requests and route them. slack: how far beyond its fair share of the requests
-    a replica may be loaded for the sake of its cache. stalled_s: a replica that has work and computes nothing for so
-    long is replaced."""
+    a replica may be loaded for the sake of its cache. gather_ms: how long a replica gathers what a stream says before
+    it sends it, for every piece costs processes on the way a millisecond or two. stalled_s: a replica that has work and
+    computes nothing for so long is replaced."""
 
     replicas: int = 0
     min_replicas: int = 1
@@ -71,6 +72,7 @@ class Fleet:
     cpus: float = 1.0
     fronts: int = 1
     slack: float = 1.25
+    gather_ms: float = 20.0
     stalled_s: float = 300.0
 
 
@@ -127,8 +129,15 @@ def _checked(fleet: Fleet) -> Fleet:
         raise ParameterError(
             f"min_replicas {fleet.min_replicas} and max_replicas {fleet.max_replicas} must be 1 or more, in this order"
         )
-    if fleet.fronts < 1 or fleet.slack < 1 or fleet.gpus < 0 or fleet.cpus < 0 or fleet.target_ongoing < 0:
-        raise ParameterError("fronts and slack must be 1 or more; gpus, cpus and target_ongoing 0 or more")
+    if (
+        fleet.fronts < 1
+        or fleet.slack < 1
+        or fleet.gpus < 0
+        or fleet.cpus < 0
+        or fleet.target_ongoing < 0
+        or fleet.gather_ms < 0
+    ):
+        raise ParameterError("fronts and slack must be 1 or more; gpus, cpus, target_ongoing and gather_ms 0 or more")
     return fleet
 
 
@@ -142,6 +151,8 @@ def app(arguments: dict[str, Any]) -> serve.Application:
     if not args.no_store:
         args.store = store_address(args)
         Store(args.store).close()  # made or brought up to date once, and not by all replicas at the same time
+    if args.backend == "vllm" and not args.url:  # in the replica's own process, on the GPUs that Ray set aside
+        args.gpus = max(1, int(fleet.gpus))
     if args.threads is None and not fleet.gpus:
         args.threads = max(1, int(fleet.cpus))
     options: dict[str, Any] = {
@@ -399,6 +410,7 @@ class Replica:
         self._name: str = serve.get_replica_context().replica_tag
         self._stack = ExitStack()
         self._watchdog = Watchdog(fleet.stalled_s)
+        self._gather_s = fleet.gather_ms / 1000
         opening = open_service(args, owner=self._name, seal_key=seal_key)
         service, options = await asyncio.to_thread(self._stack.enter_context, opening)
         if service.store is not None:
@@ -429,15 +441,18 @@ class Replica:
 
         task = asyncio.ensure_future(run())
         try:
-            over = ended = False
+            over = ended = begun = False
             while not over:
                 messages = [await said.get()]
+                if begun:  # the first piece goes at once
+                    await asyncio.sleep(self._gather_s)
                 while not said.empty():
                     messages.append(said.get_nowait())
                 over = messages[-1] is None
                 ready = [message for message in messages if message is not None]
                 if ready:
-                    ended = ready[-1]["type"] == "http.response.body" and not ready[-1].get("more_body", False)
+                    begun = ready[-1]["type"] == "http.response.body"
+                    ended = begun and not ready[-1].get("more_body", False)
                     yield ready
             if not ended:
                 await task  # whose error Ray makes a 500 of; after a whole answer it is in the log already
