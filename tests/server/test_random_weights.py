@@ -145,6 +145,8 @@ def chat_body(case: Case) -> dict[str, Any] | None:
     body = dict(case.body)
     functions = [tool for tool in body.pop("tools", []) if tool["type"] == "function"]
     choice: Any = body.pop("tool_choice", None)
+    if "tools" in case.body and not functions:
+        return None
     if isinstance(choice, dict):
         if choice["type"] != "function":
             return None
