@@ -110,8 +110,6 @@ class VllmGenerator:
                     for token in tokens_of(output, params, first=first):
                         first = False
                         yield token
-                    if output.finished:
-                        return
         except GptOssError:
             raise
         except Exception as error:  # of vLLM's own kinds
