@@ -111,7 +111,7 @@ function python(index: number, context: Context): View {
       const code = item.code ?? "";
       body.replaceChildren(
         h("div.with-copy", {}, codeBlock(code, "python", "Program"), copyButton(() => code, "Copy program")),
-        ...(logs ? [h("div.output-label", {}, "Output"), h("pre.block.output", { tabIndex: 0, role: "region", "aria-label": "Output" }, logs)] : []),
+        ...(logs ? [h("div.output-label", {}, "Output"), h("pre.block.output", { tabIndex: 0, role: "group", "aria-label": "Output" }, logs)] : []),
       );
     },
   };
@@ -126,8 +126,8 @@ function web(index: number, context: Context): View {
       const action = item.action;
       tell(note, item, index, context, action?.type === "search" ? "searching" : "opening");
       element.querySelector(".icon")!.replaceWith(icon(action?.type === "open_page" ? "page" : "search"));
-      if (action?.type === "search") title.replaceChildren("Searched for ", h("q", {}, action.query ?? ""));
-      else if (action?.type === "find_in_page") title.replaceChildren("Looked for ", h("q", {}, action.pattern ?? ""), " in the page");
+      if (action?.type === "search") title.textContent = `Searched for “${action.query ?? ""}”`;
+      else if (action?.type === "find_in_page") title.textContent = `Looked for “${action.pattern ?? ""}” in the page`;
       else title.replaceChildren("Opened ", h("b", {}, page?.title ?? action?.url ?? "a page"));
       const failure = item.results?.[0]?.text;
       if (page && action?.type === "search") body.replaceChildren(results(page));
@@ -154,7 +154,7 @@ function showAll(page: Page, context: Context): HTMLElement {
 
 /** Numbered lines, the quoted ones marked. */
 export function pageView(page: Page, citation: Citation | null, most = Infinity): HTMLElement {
-  const view = h("div.page-lines", { tabIndex: 0, role: "region", "aria-label": `Lines of ${page.title}` });
+  const view = h("div.page-lines", { tabIndex: 0, role: "group", "aria-label": `Lines of ${page.title}` });
   for (const line of page.lines.slice(0, most)) {
     const quoted = citation !== null && line.number >= citation.first && line.number <= citation.last;
     const text = plain(line.text);
@@ -191,7 +191,7 @@ function call(index: number, context: Context): View {
       const answer = item.call_id ? context.outputOf(item.call_id) : outputOf(item);
       if (answer !== undefined) {
         const label = item.call_id ? "Answer" : "Output";
-        shown.push(h("div.output-label", {}, label), h("pre.block.output", { tabIndex: 0, role: "region", "aria-label": label }, answer || "(empty)"));
+        shown.push(h("div.output-label", {}, label), h("pre.block.output", { tabIndex: 0, role: "group", "aria-label": label }, answer || "(empty)"));
       }
       body.replaceChildren(...shown);
     },

@@ -20,7 +20,7 @@ const FILE = /^\*\*\* (Add|Delete|Update) File: (.*)$/;
 
 /** The lines of a patch; `path` for one that does not name its file. */
 export function diffView(patch: string, path?: string): HTMLElement {
-  const view = h("div.diff", { tabIndex: 0, role: "region", "aria-label": "Changes" });
+  const view = h("div.diff", { tabIndex: 0, role: "group", "aria-label": "Changes" });
   if (path) view.append(h("div.diff-file", {}, path));
   for (const line of patch.replace(/\n$/, "").split("\n")) {
     const file = FILE.exec(line);

@@ -25,6 +25,7 @@ class Page {
   private readonly sidebar: Sidebar;
   private readonly scroller = h("div.scroller", { tabIndex: -1 });
   private readonly title = h("input.title", { "aria-label": "Title of the conversation", spellcheck: false });
+  private readonly heading = h("h1.visually-hidden");
   private readonly notice = h("div.notice", { role: "alert", hidden: true });
   private readonly connection = h("div.connection", { role: "status", hidden: true }, "The connection is lost. Trying again…");
   private readonly welcome: HTMLElement;
@@ -50,7 +51,7 @@ class Page {
       h(
         "main",
         {},
-        h(server.stores ? "header.top" : "header.top.alone", {}, this.menu, h("h1", {}, this.title), iconButton("settings", "Settings", () => this.openSettings())),
+        h(server.stores ? "header.top" : "header.top.alone", {}, this.menu, this.heading, this.title, h("span.spring"), iconButton("settings", "Settings", () => this.openSettings())),
         this.scroller,
         h("div.dock", {}, this.connection, this.notice, this.composer.element),
       ),
@@ -146,6 +147,7 @@ class Page {
     }
     this.title.value = chat.title;
     this.title.hidden = !chat.id;
+    this.heading.textContent = chat.title || "New conversation";
     document.title = chat.title ? `${chat.title} · gpt-oss` : "gpt-oss";
     this.composer.update();
   }
@@ -253,7 +255,7 @@ class Page {
   }
 
   private key(event: KeyboardEvent): void {
-    const typing = event.target instanceof HTMLElement && /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+    const typing = event.target instanceof HTMLElement && /^(INPUT|TEXTAREA)$/.test(event.target.tagName);
     if (event.key === "Escape") {
       if (document.body.classList.contains("with-sidebar")) this.showSidebar(false);
       else if (this.panel.isOpen) this.panel.close();

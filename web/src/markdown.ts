@@ -124,7 +124,7 @@ export class Markdown {
     }
     for (const box of fragment.querySelectorAll("input")) box.replaceWith(box.checked ? "☑ " : "☐ ");
     for (const table of fragment.querySelectorAll("table")) {
-      const scroller = h("div.table", { tabIndex: 0, role: "region", "aria-label": "Table" });
+      const scroller = h("div.table", { tabIndex: 0, role: "group", "aria-label": "Table" });
       table.replaceWith(scroller);
       scroller.append(table);
     }
@@ -148,7 +148,7 @@ function dress(code: Element): void {
   pre.replaceWith(frame);
   pre.tabIndex = 0; // a keyboard scrolls it
   pre.setAttribute("aria-label", `Code, ${language}`);
-  pre.setAttribute("role", "region");
+  pre.setAttribute("role", "group");
   frame.append(h("div.code-bar", {}, h("span", {}, language), copyButton(() => code.textContent ?? "", "Copy code")), pre);
 }
 
@@ -158,7 +158,7 @@ export function codeBlock(text: string, language: string, label: string): HTMLEl
   const html = highlighted(text, language);
   if (html === null) code.textContent = text;
   else code.append(DOMPurify.sanitize(html, { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], RETURN_DOM_FRAGMENT: true }));
-  return h("pre.block", { tabIndex: 0, role: "region", "aria-label": label }, code);
+  return h("pre.block", { tabIndex: 0, role: "group", "aria-label": label }, code);
 }
 
 let temml: Promise<typeof import("temml")> | null = null;

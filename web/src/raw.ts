@@ -65,7 +65,7 @@ function messageView(message: RawMessage, tip: Tip): HTMLElement {
   const label = [name, message.channel, message.recipient && `to ${message.recipient}`].filter(Boolean).join(" · ");
   const tokens = message.tokens.map((token) => tokenView(token));
   const count = h("span.quiet", {}, ` ${number(message.tokens.length)}`);
-  const body = h("div.raw-tokens", { tabIndex: 0, role: "region", "aria-label": `Tokens of ${label}` }, ...tokens);
+  const body = h("div.raw-tokens", { tabIndex: 0, role: "group", "aria-label": `Tokens of ${label}` }, ...tokens);
   const box = h("details.raw-message", { open: message.sampled || message.tokens.length <= FOLDED_FROM }, h("summary.raw-label", {}, label, count), body);
   box.classList.add(kind);
   if (message.sampled) box.classList.add("sampled");
