@@ -100,5 +100,5 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
 $(VENV)/.installed-test: $(VENV)/.created pyproject.toml $(NATIVE)
 	@echo 'Building the kernels and installing gpt-oss with its test tools into $(VENV): a few minutes'
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[test,torch,triton,metal,transformers,gguf,train,serve]'
+	$(BIN)/pip install --quiet --editable '.[test,torch,triton,metal,transformers,gguf,train,serve,ray]'
 	touch $(VENV)/.installed $@
