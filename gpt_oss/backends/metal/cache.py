@@ -3,7 +3,7 @@
 Each layer has its keys and its values in one array, [kv_heads, rows, head_dim], a row a token. Where a sequence's
 blocks lie one after the other, as the engine hands them out to whoever is alone, its keys are a slice of that array and
 attention reads them where they lie; other sequences' rows are gathered first. mlx updates an array in place when nobody
-else refers to it: the engine waits for a step's tokens before it asks for the next step, so that nothing is in flight.
+else refers to it, and on a GPU a step in flight does: the engine waits for a step's tokens before it asks for the next.
 Knows no attention.
 """
 
@@ -61,7 +61,10 @@ class Places:
     spans: Sequence[Span]
 
 
-def places_of(batch: Sequence[Chunk], config: ModelConfig, block_tokens: int, *, windowed: bool) -> Places:
+def places_of(
+    batch: Sequence[Chunk], config: ModelConfig, block_tokens: int, *, windowed: bool, wanted_only: bool = False
+) -> Places:
+    """wanted_only: spans of the tokens whose logits are asked for, as if the batch had no others."""
     window = config.sliding_window if windowed else None
     written, spans, row = [], [], 0
     for chunk in batch:
@@ -75,13 +78,14 @@ def places_of(batch: Sequence[Chunk], config: ModelConfig, block_tokens: int, *,
         written.append(numbers(chunk.position, end))
         step = max(1, SCORES_AT_ONCE // (config.num_attention_heads * end))
         step = min(step, WINDOW_QUERIES) if windowed else step
-        for first in range(chunk.position, end, step):
+        begin = end - chunk.logits if wanted_only else chunk.position
+        for first in range(begin, end, step):
             last = min(first + step, end)
             first_key = 0 if window is None else max(0, first - window + 1)
-            offset = row + first - chunk.position
+            offset = row + first - begin
             mask = _mask(last - first, last - first_key, window)
             spans.append(Span(slice(offset, offset + last - first), Rows.of(numbers(first_key, last)), mask))
-        row += len(chunk.tokens)
+        row += end - begin
     return Places(Rows.of(np.concatenate(written)), spans)
 
 

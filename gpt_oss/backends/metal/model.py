@@ -1,8 +1,8 @@
 """A Model in mlx: weights, cache and the forward pass put together. What is computed stands in network.py.
 
 bf16 on Apple's GPUs; float32 in mlx's CPU build, which is there for tests (its bf16 products are slow and inexact).
-Everything is described to mlx and computed behind the caller's back: `forward` returns while the device still works,
-and a step's answer to the engine is a token a row, drawn on the device (drawing.py).
+A step of answers is described to mlx and computed behind the caller's back: `forward` returns while the device still
+works, and what goes back to the engine is a token a row, drawn on the device (drawing.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ DTYPES = {"bf16": mx.bfloat16, "float32": mx.float32}
 
 BLOCK_TOKENS = 32
 PROMPT_TOKENS = 2048  # of a step: enough rows for every expert, activations of some 200 MB
-LARGE_STEP = 64  # tokens from which a step's buffers are given back: they are large and not needed while answering
+LARGE_STEP = 64  # tokens from which on `forward` waits, and gives back the buffers that answers do not need
+WIRED_LIMIT = "iogpu.wired_limit_mb"  # of macOS: how much memory a GPU may hold
 DEFAULT_CACHE_SHARE = 0.5  # of the memory that the weights leave: activations and other programs need some too
 MIN_DEFAULT_CACHE_TOKENS = 4096
 
@@ -96,9 +97,13 @@ class MetalModel:
         try:
             logits = net.forward(self._batch(batch), cache)
             drawn = Drawn.of(logits[:, : self.config.usable_vocab_size], planned_draws(batch), self._draw_rows)
-            mx.async_eval(logits, [drawn.tokens, drawn.certain] if drawn else [], cache.keys, cache.values)
-            if tokens >= LARGE_STEP:
+            wanted = [logits, [drawn.tokens, drawn.certain] if drawn else [], cache.keys, cache.values]
+            if tokens >= LARGE_STEP or not len(logits):
+                # Nobody reads a token of it soon, and the engine should see what a prompt costs.
+                mx.eval(wanted)
                 mx.clear_cache()
+            else:
+                mx.async_eval(wanted)
         except (RuntimeError, ValueError) as error:
             raise BackendError(f"mlx failed in a forward pass of {tokens} tokens: {error}") from error
         return MetalLogits(logits, self.config.usable_vocab_size, drawn)
@@ -135,13 +140,18 @@ class MetalModel:
         wanted = np.concatenate(
             [np.arange(end - chunk.logits, end) for chunk, end in zip(batch, np.cumsum(counts), strict=True)]
         )
+        all_wanted = len(wanted) == len(positions)
+        last_windowed = self.config.is_windowed(self.config.num_hidden_layers - 1)
         return Batch(
             tokens=mx.array(np.concatenate([chunk.tokens for chunk in batch])),
             cos=cos,
             sin=sin,
             full=places_of(batch, self.config, BLOCK_TOKENS, windowed=False),
             windowed=places_of(batch, self.config, BLOCK_TOKENS, windowed=True),
-            wanted=None if len(wanted) == len(positions) else mx.array(wanted.astype(np.int32)),
+            wanted=None if all_wanted else mx.array(wanted.astype(np.int32)),
+            wanted_places=None
+            if all_wanted
+            else places_of(batch, self.config, BLOCK_TOKENS, windowed=last_windowed, wanted_only=True),
         )
 
 
@@ -187,7 +197,8 @@ def _cache_tokens(source: Weights, dtype: mx.Dtype, wanted: int | None, free_byt
         raise BackendError(
             f"the weights take {weights / 1e9:.1f} GB and a cache of {wanted} tokens {wanted * token_bytes / 1e9:.1f} "
             f"GB, and {_device_name()} has {free_bytes / 1e9:.1f} GB for them",
-            hint="Ask for a shorter context with -c, or choose the smaller model.",
+            hint="Ask for a shorter context with -c, or choose the smaller model."
+            + (f" A GPU may take more after: sudo sysctl {WIRED_LIMIT}=…" if mx.metal.is_available() else ""),
         )
     return wanted
 

@@ -35,7 +35,7 @@ class Batch:
     """The new tokens of all sequences, one after the other.
 
     tokens: int32 [tokens]. cos, sin: float32 [tokens, head_dim / 2]. full, windowed: their places in the pools.
-    wanted: int32, the rows whose logits are asked for; None is all of them.
+    wanted: int32, the rows whose logits are asked for, wanted_places: theirs in the last layer; None is all of them.
     """
 
     tokens: mx.array
@@ -44,6 +44,7 @@ class Batch:
     full: Places
     windowed: Places
     wanted: mx.array | None
+    wanted_places: Places | None
 
 
 def rotary_of(positions: NDArray[np.int64], config: ModelConfig) -> tuple[mx.array, mx.array]:
@@ -61,7 +62,10 @@ class Network:
         self._compiled = compiled
 
     def forward(self, batch: Batch, cache: Cache) -> mx.array:
-        """Logits [wanted, vocab], not yet computed; keys and values of the batch are written to the cache."""
+        """Logits [wanted, vocab], not yet computed; keys and values of the batch are written to the cache.
+
+        Of the last layer only keys and values are needed of all tokens: from there on the others are left out.
+        """
         weights, config = self.weights, self.config
         before, after = self._halves(batch.tokens.size)
         x = weights.embedding[batch.tokens].astype(weights.unembedding.dtype)  # [tokens, hidden]
@@ -69,12 +73,15 @@ class Network:
             places = batch.windowed if config.is_windowed(layer) else batch.full
             q, k, v = before(x, batch.cos, batch.sin, block.attention_norm, *block.qkv)
             cache.write(layer, places.written, k, v)
+            if layer == config.num_hidden_layers - 1 and batch.wanted is not None and batch.wanted_places is not None:
+                if batch.wanted.size == 0:
+                    return mx.zeros((0, config.vocab_size), x.dtype)
+                x, q, places = x[batch.wanted], q[:, batch.wanted], batch.wanted_places
+                _, after = self._halves(len(x))
             attended = attention(q, places.spans, cache, layer, block.sinks)
             (x,) = after(x, attended, block.out, block.mlp_norm, block.gate, block.mlp1, block.mlp2)
             if layer % LAYERS_AT_ONCE == LAYERS_AT_ONCE - 1:
                 mx.async_eval(x)
-        if batch.wanted is not None:
-            x = x[batch.wanted]
         return rms_norm(x, weights.norm, config.rms_norm_eps) @ weights.unembedding
 
     def _halves(self, tokens: int) -> tuple[Compute, Compute]:

@@ -139,8 +139,9 @@ def test_compiling_changes_next_to_nothing() -> None:
     plain, compiled = (SingleSequence(m, 1).forward(TOKENS[:5], logits=None) for m in opened)
     np.testing.assert_allclose(compiled, plain, atol=1e-5)
     block = np.zeros(1, np.int32)
-    chunk = Chunk(TOKENS[:3].astype(np.int32), 0, block, block, 1, Draw(1.0, 12))
-    assert len({m.forward([chunk]).sample(0, 1.0, 12, 3) for m in opened}) == 1
+    for draw in (Draw(1.0, 12), Draw(0.0, 12)):
+        chunk = Chunk(TOKENS[:3].astype(np.int32), 0, block, block, 1, draw)
+        assert len({m.forward([chunk]).sample(0, draw.temperature, 12, 3) for m in opened}) == 1
 
 
 def test_more_rows_than_experts_are_sorted_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
