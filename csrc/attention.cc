@@ -118,7 +118,7 @@ KvType parse_kv(const std::string& name) {
   throw std::invalid_argument("keys and values are kept as bf16 or int8, not " + name);
 }
 
-const AttentionKernel& attention_kernel(Isa isa, int head_dim) {
+const AttentionKernel& attention_kernel(Isa isa, [[maybe_unused]] int head_dim) {
   const AttentionKernel* kernel = exact_match(isa);
 #if defined(GPT_OSS_X86_64)
   if (head_dim % kernel->head_dim_multiple != 0) kernel = &kAttention_avx512;  // AMX, and heads that leave a part tile
