@@ -234,8 +234,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int
     sink = pad(sinks[:, None].to(k.dtype), (head_dim, more - 1))[None]  # [1, heads, head_dim + more]
     nothing = torch.zeros_like(sink)
     if on_gpu(q):
-        q, k, v = torch.cat([q, nothing]), torch.cat([k, sink]), torch.cat([v, nothing])
-        return _attend_together(q, k, v, lengths, window)[..., :head_dim].flatten(1)
+        fronts = (nothing, sink, nothing)
+        return _attend_together((q, k, v), fronts, lengths, window)[..., :head_dim].flatten(1)
 
     # The front row is appended once and gathered before each example.
     examples = torch.split(torch.arange(tokens, device=q.device), list(lengths))
@@ -260,24 +260,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int
     return torch.cat(attended).flatten(1)
 
 
-def _attend_together(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
-    """The same in one call, for GPUs, which many small ones keep waiting: examples side by side, filled up with the
-    front row, which is the last of q, k, v [tokens + 1, heads, columns]. Gives [tokens, heads, columns]."""
-    tokens, longest = len(q) - 1, 1 + max(lengths)
-    sizes = torch.tensor(lengths)
-    columns = torch.arange(longest)[None]
-    starts = (sizes.cumsum(0) - sizes)[:, None]
-    inside = (columns >= 1) & (columns <= sizes[:, None])
-    places = torch.where(inside, starts + columns - 1, tokens).to(q.device)  # [examples, longest]
+def _attend_together(
+    qkv: Sequence[Tensor], fronts: Sequence[Tensor], lengths: Sequence[int], window: int | None
+) -> Tensor:
+    """The same in one call, for GPUs, which many small ones keep waiting: examples side by side, each with the front
+    row before it and filled up with zeros. qkv: [tokens, heads, columns] each; so is what comes back."""
+    longest = max(lengths)
+    inside = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]  # [examples, longest]
+    rows = inside.flatten().nonzero()[:, 0].to(qkv[0].device)
+
+    def side_by_side(each: Tensor, front: Tensor) -> Tensor:
+        """[examples, heads, 1 + longest, columns]"""
+        filled = each.new_zeros(inside.numel(), *each.shape[1:]).index_copy(0, rows, each)
+        filled = filled.view(len(lengths), longest, *each.shape[1:])
+        return torch.cat([front.expand(len(lengths), -1, -1, -1), filled], dim=1).transpose(1, 2)
+
     mask = None
-    if window is not None and longest > window:
-        positions = torch.arange(longest, device=q.device)
+    if window is not None and longest >= window:
+        positions = torch.arange(1 + longest, device=rows.device)
         mask = visible(positions, positions, window)
         mask[:, 0] = True
-    q, k, v = (each[places].transpose(1, 2) for each in (q, k, v))
+    q, k, v = map(side_by_side, qkv, fronts)
     result = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
-    rows = inside.flatten().nonzero()[:, 0].to(q.device)
-    return result.transpose(1, 2).flatten(0, 1).index_select(0, rows)
+    return result[:, :, 1:].transpose(1, 2).flatten(0, 1).index_select(0, rows)
 
 
 # ---- mixture of experts ---------------------------------------------------------------------------------------------
