@@ -22,7 +22,7 @@ from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.plan import Plan
 from gpt_oss.server.service import service_of
-from gpt_oss.server.sse import EventStream, event, unless_gone
+from gpt_oss.server.sse import EventStream, begun, event, unless_gone
 
 Json = dict[str, Any]
 MUCH_THOUGHT = 16_000  # tokens of a thinking budget from which on effort is high, and
@@ -61,9 +61,8 @@ async def create(request: Request) -> Response:
         if not wanted.stream:
             await unless_gone(request, _all(parts, blocks))
             return JSONResponse(blocks.message(fold))
-        # The first part tells whether the request can be served at all: until then an error has its status.
-        await unless_gone(request, anext(parts))
-        return EventStream(_stream(parts, blocks, fold), keep_alive=lambda: _sent({"type": "ping"}))
+        stream = await begun(request, _stream(parts, blocks, fold), lambda error: _sent(_error(error)[1]))
+        return EventStream(stream, keep_alive=lambda: _sent({"type": "ping"}))
     except (GptOssError, json.JSONDecodeError) as error:
         return _failed(error)
 
@@ -93,14 +92,11 @@ async def _stream(
     parts: AsyncGenerator[Json, None], blocks: BlockFold, fold: ChoiceFold
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
+        await anext(parts)  # empty; it tells that the answer can be computed
         yield _sent(blocks.start())
-        try:
-            async for delta in parts:
-                for each in blocks.push(delta):
-                    yield _sent(each)
-        except Exception as error:
-            yield _sent(_error(error)[1])
-            return
+        async for delta in parts:
+            for each in blocks.push(delta):
+                yield _sent(each)
         for each in [*blocks.close(), *blocks.end(fold)]:
             yield _sent(each)
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +26,7 @@ from gpt_oss.server import anthropic, completions, conversations, ollama, page, 
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses import routes as responses_routes
+from gpt_oss.server.responses import socket as responses_socket
 from gpt_oss.server.service import Service
 from gpt_oss.server.sse import GoneError
 from gpt_oss.server.state.store import Store, StoreError
@@ -66,6 +68,7 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app.state.service = service
     app.include_router(chat_routes.router)
     app.include_router(responses_routes.router)
+    app.include_router(responses_socket.router)
     app.include_router(conversations.router)
     app.include_router(completions.router)
     app.include_router(anthropic.router)
@@ -76,13 +79,14 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        return {"object": "list", "data": [_model(service)]}
+        names = service.names if options.ollama else [service.model]
+        return {"object": "list", "data": [_model(service, name) for name in names]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, object]:
-        if name != service.model:
+        if name not in service.names:
             raise RequestError(f"there is no model {name!r} here, only {service.model}", status=404, param="model")
-        return _model(service)
+        return _model(service, name)
 
     @app.get("/health")
     async def health() -> dict[str, object]:
@@ -141,9 +145,9 @@ async def _housekeeping(store: Store) -> None:
         await asyncio.sleep(FORGET_EVERY_S)
 
 
-def _model(service: Service) -> dict[str, object]:
+def _model(service: Service, name: str) -> dict[str, object]:
     return {
-        "id": service.model,
+        "id": name,
         "object": "model",
         "created": service.started,
         "owned_by": "gpt-oss",
@@ -169,9 +173,10 @@ class Gate:
         self._service = service
         self._largest = options.largest_body
         self._log_prompts = options.log_prompts
+        self._origins = options.origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -199,6 +204,14 @@ class Gate:
             await send(message)
 
         refused = self._refusal(scope["path"], headers)
+        if scope["type"] == "websocket":
+            log.info("%s WebSocket %s %s", identity, scope["path"], "opened" if refused is None else refused)
+            if refused is None:
+                await self._app(scope, receive, send)
+            else:  # before it is accepted, so that the client sees an answer with status 403
+                await receive()
+                await send({"type": "websocket.close", "code": 1008, "reason": str(refused)})
+            return
         try:
             if refused is None:
                 await self._app(scope, counted, tagged)
@@ -215,12 +228,19 @@ class Gate:
             log.info("%s %s %s %s %d ms", identity, scope["method"], scope["path"], status, milliseconds)
 
     def _refusal(self, path: str, headers: dict[str, str]) -> RequestError | None:
+        origin = headers.get("origin")
+        if origin is not None and not self._may_ask(origin, headers.get("host", "")):
+            return RequestError(f"pages of {origin} may not ask here; --cors allows them", status=403)
         if not self._service.keys or path in OPEN_PATHS or path.startswith(page.PREFIX):
             return None
         shown = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
         if self._service.keys.allow(shown):
             return None
         return RequestError("a valid API key is needed", status=401, code="invalid_api_key")
+
+    def _may_ask(self, origin: str, host: str) -> bool:
+        """Whether a web page may: one of this server's own, or of an origin that was named. Programs have none."""
+        return origin in self._origins or "*" in self._origins or urlsplit(origin).netloc == host
 
     async def _answer(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
         await JSONResponse(as_response(error)[1], error.status)(scope, receive, send)

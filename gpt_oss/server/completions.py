@@ -20,7 +20,7 @@ from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service, service_of
-from gpt_oss.server.sse import EventStream, event, unless_gone
+from gpt_oss.server.sse import EventStream, begun, event, unless_gone
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, decode, encode_with_special, special_tokens, token_bytes
 
 Json = dict[str, Any]
@@ -118,15 +118,7 @@ async def create(request: Request) -> Response:
         body = [_body(wanted, index, choice) for index, choice in enumerate(choices)]
         return JSONResponse({**identity, "choices": body, "usage": _usage(choices)})
     parts = _stream(service, wanted, choices, params, identity)
-    first = await unless_gone(request, anext(parts))
-
-    async def joined() -> AsyncGenerator[bytes, None]:
-        async with aclosing(parts):
-            yield first
-            async for part in parts:
-                yield part
-
-    return EventStream(joined())
+    return EventStream(await begun(request, parts, lambda error: event(as_response(error)[1])))
 
 
 async def _all(service: Service, choices: Sequence[Continuation], params: SamplingParams) -> None:
@@ -163,15 +155,10 @@ async def _stream(
             parts.put_nowait(errors.exceptions[0])
 
     task = asyncio.ensure_future(pump())
-    begun = False
     try:
         while (part := await parts.get()) is not None:
             if isinstance(part, Exception):
-                if not begun:
-                    raise part
-                yield event(as_response(part)[1])
-                return
-            begun = True
+                raise part
             yield part
         if (wanted.stream_options or {}).get("include_usage"):
             yield event({**identity, "choices": [], "usage": _usage(choices)})

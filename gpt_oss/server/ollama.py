@@ -24,7 +24,7 @@ from gpt_oss.server.completions import Continuation
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
-from gpt_oss.server.sse import LineStream, unless_gone
+from gpt_oss.server.sse import LineStream, ahead, begun, unless_gone
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, encode_with_special
 
 Json = dict[str, Any]
@@ -154,7 +154,7 @@ async def _continued(request: Request, wanted: OllamaRequest, options: _Options)
 
     async def lines() -> AsyncGenerator[Json, None]:
         clock = _Clock()
-        async with aclosing(choice.run(service.runner, params)) as texts:
+        async with aclosing(ahead(choice.run(service.runner, params))) as texts:
             async for text in texts:
                 clock.tick()
                 yield {**_stamp(wanted), "response": text, "done": False}
@@ -168,16 +168,12 @@ async def _sent(request: Request, wanted: OllamaRequest, lines: AsyncGenerator[J
     """As lines, or all of them in one. The first line tells whether the request can be served at all."""
     if not wanted.stream:
         return JSONResponse(await unless_gone(request, _joined(lines)))
-    first = await unless_gone(request, anext(lines))
+    sure = await begun(request, lines, lambda error: {"error": as_response(error)[1]["error"]["message"]})
 
     async def written() -> AsyncGenerator[bytes, None]:
-        async with aclosing(lines):
-            yield _line(first)
-            try:
-                async for line in lines:
-                    yield _line(line)
-            except Exception as error:
-                yield _line({"error": as_response(error)[1]["error"]["message"]})
+        async with aclosing(sure):
+            async for line in sure:
+                yield _line(line)
 
     return LineStream(written())
 

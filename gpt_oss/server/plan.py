@@ -12,6 +12,11 @@ from gpt_oss.params import Grammar, SamplingParams
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.turn import TurnLimits
 
+# What clients say of effort, and the three of it that the models were trained with.
+EFFORTS = {
+    "none": "low", "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Plan:

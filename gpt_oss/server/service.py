@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from gpt_oss.server.responses.live import LiveResponse
 
 
+SIZES = ["20b", "120b"]
+USUAL_NAMES = ("gpt-oss-{}", "gpt-oss:{}", "openai/gpt-oss-{}")
+
+
 @dataclass
 class Service:
     """model: the name under which the one model of this server goes; any name in a request is answered by it.
@@ -36,6 +40,13 @@ class Service:
     hosted: Hosted = NOTHING_HOSTED
     live: dict[str, LiveResponse] = field(default_factory=dict)
     started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def names(self) -> list[str]:
+        """Every name that clients have for a model like this one, its own first."""
+        sizes = [size for size in SIZES if size in self.model] or SIZES
+        usual = [form.format(size) for size in sizes for form in USUAL_NAMES]
+        return list(dict.fromkeys([self.model, *usual]))
 
     def identity(self, prefix: str) -> dict[str, Any]:
         """id, created and model of an answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -47,6 +47,67 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             each.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await each
+
+
+async def ahead(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same, made at their own pace: a client that reads slowly holds up nothing but its own reading."""
+    made: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
+
+    async def make() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    made.put_nowait((item,))
+            made.put_nowait(None)
+        except Exception as error:
+            made.put_nowait(error)
+
+    task = asyncio.ensure_future(make())
+    try:
+        while (found := await made.get()) is not None:
+            if isinstance(found, Exception):
+                raise found
+            yield found[0]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def begun(
+    request: Request, parts: AsyncGenerator[T, None], failed: Callable[[Exception], T]
+) -> AsyncGenerator[T, None]:
+    """The same, once the first of them is there, or has kept the client waiting for long.
+
+    Until then an error is raised, and can have its status; behind that it becomes a part, by `failed`. Raises
+    GoneError.
+    """
+    first = asyncio.ensure_future(anext(parts))
+
+    async def patience() -> None:
+        if (await asyncio.wait({first}, timeout=KEEP_ALIVE_S))[0]:
+            first.result()
+
+    async def end() -> None:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await parts.aclose()
+
+    async def rest() -> AsyncGenerator[T, None]:
+        try:
+            yield await first
+            async for part in parts:
+                yield part
+        except Exception as error:
+            yield failed(error)
+        finally:
+            await end()
+
+    try:
+        await unless_gone(request, patience())
+    except BaseException:
+        await end()
+        raise
+    return rest()
 
 
 class EventStream(Response):

@@ -16,7 +16,7 @@ from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.params import Grammar, SamplingParams
 from gpt_oss.server.errors import RequestError
 from gpt_oss.server.openapi import read_as
-from gpt_oss.server.plan import Choice, Plan, grammar_of
+from gpt_oss.server.plan import EFFORTS, Choice, Plan, grammar_of
 from gpt_oss.tools.functions import declared_function
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.turn import TurnLimits
@@ -28,6 +28,14 @@ MOST_TOP_LOGPROBS = 20
 class StreamOptions(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
     include_usage: bool | None = False
+
+
+class Reasoning(pydantic.BaseModel):
+    """exclude: think, but do not tell."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+    effort: str | None = None
+    exclude: bool | None = None
 
 
 class ChatRequest(pydantic.BaseModel):
@@ -43,6 +51,7 @@ class ChatRequest(pydantic.BaseModel):
     function_call: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None
+    reasoning: Reasoning | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = pydantic.Field(None, ge=0, le=2)
@@ -60,6 +69,8 @@ class ChatRequest(pydantic.BaseModel):
     seed: int | None = None
     stop: str | list[str] | None = None
     modalities: list[Literal["text", "audio"]] | None = None
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,20 +89,18 @@ def parse_request(body: Any) -> ChatRequest:
 
 def inbound(request: ChatRequest, *, today: str | None = None) -> Inbound:
     """Raises RequestError."""
-    if request.modalities and "audio" in request.modalities:
-        raise RequestError("gpt-oss writes text, not audio", param="modalities")
+    if request.audio is not None or "audio" in (request.modalities or []):
+        raise RequestError("gpt-oss writes text, not audio", param="modalities" if request.modalities else "audio")
+    if request.web_search_options is not None:
+        raise RequestError("the web is searched for /v1/responses, with a web_search tool", param="web_search_options")
     tools = _tools(request)
     choice = _choice(request, tools)
-    effort = None if request.reasoning_effort in (None, "none") else request.reasoning_effort
-    if request.reasoning_effort in ("none", "minimal"):
-        effort = "low"
-    if effort == "xhigh":
-        effort = "high"
+    given = request.reasoning_effort or (request.reasoning.effort if request.reasoning else None)
     try:
         prompt = from_chat(
             request.messages,
             tools=[{"type": "function", "function": tool} for tool in tools],
-            reasoning_effort=effort or "medium",
+            reasoning_effort=EFFORTS.get(given or "medium", given),
             response_format=request.response_format,
             current_date=today or datetime.date.today().isoformat(),
         )

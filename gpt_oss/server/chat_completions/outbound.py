@@ -25,6 +25,7 @@ class ChoiceFold:
 
     aliases: Aliases
     stop_texts: tuple[str, ...] = ()
+    shows_reasoning: bool = True
     finish_reason: str | None = None
     stopped_by: str | None = None  # which of the stop texts
     usage: Usage = field(default_factory=Usage)
@@ -69,7 +70,7 @@ class ChoiceFold:
         match self._kind:
             case "reasoning":
                 self.reasoning += text
-                return [{"reasoning": text, "reasoning_content": text}]
+                return [{"reasoning": text, "reasoning_content": text}] if self.shows_reasoning else []
             case "call":
                 self.calls[-1]["function"]["arguments"] += text
                 return [{"tool_calls": [{"index": len(self.calls) - 1, "function": {"arguments": text}}]}]
@@ -98,7 +99,7 @@ class ChoiceFold:
 
     def message(self) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": self.content or (None if self.calls else "")}
-        if self.reasoning:
+        if self.reasoning and self.shows_reasoning:
             message |= {"reasoning": self.reasoning, "reasoning_content": self.reasoning}
         if self.calls:
             message["tool_calls"] = self.calls

@@ -18,7 +18,7 @@ from gpt_oss.server.openapi import body_of
 from gpt_oss.server.plan import Plan
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service, service_of
-from gpt_oss.server.sse import EventStream, event, unless_gone
+from gpt_oss.server.sse import EventStream, ahead, begun, event, unless_gone
 
 router = APIRouter()
 REASONING_NAMES = ("reasoning", "reasoning_content", "thinking")
@@ -31,10 +31,7 @@ async def create(request: Request) -> Response:
     wanted = inbound(with_reasoning(service, parse_request(await request.json())))
     if not wanted.request.stream:
         return JSONResponse(await unless_gone(request, _answer(service, wanted)))
-    parts = _stream(service, wanted)
-    # The first event tells whether the request can be served at all: until then an error is an error with its status.
-    first = await unless_gone(request, anext(parts))
-    return EventStream(_with_first(first, parts))
+    return EventStream(await begun(request, _stream(service, wanted), _failed))
 
 
 def with_reasoning(service: Service, wanted: ChatRequest) -> ChatRequest:
@@ -56,8 +53,13 @@ def _remember(service: Service, folds: Sequence[ChoiceFold]) -> None:
         service.memory.remember([call["id"] for call in fold.calls], fold.reasoning)
 
 
+def _folds(wanted: Inbound) -> list[ChoiceFold]:
+    shown = not (wanted.request.reasoning and wanted.request.reasoning.exclude)
+    return [ChoiceFold(plan.aliases, plan.stop_texts, shows_reasoning=shown) for plan in wanted.plans]
+
+
 async def _answer(service: Service, wanted: Inbound) -> dict[str, Any]:
-    folds = [ChoiceFold(plan.aliases, plan.stop_texts) for plan in wanted.plans]
+    folds = _folds(wanted)
 
     async def run(plan: Plan, fold: ChoiceFold) -> None:
         async with aclosing(_events(service.runner, plan, fold)) as events:
@@ -78,8 +80,12 @@ async def _events(runner: Runner, plan: Plan, fold: ChoiceFold) -> AsyncGenerato
                 return
 
 
-async def deltas(service: Service, plan: Plan, fold: ChoiceFold) -> AsyncGenerator[Delta, None]:
+def deltas(service: Service, plan: Plan, fold: ChoiceFold) -> AsyncGenerator[Delta, None]:
     """What a turn says, for other APIs than this; an empty one comes first, when it is sure that it can be computed."""
+    return ahead(_deltas(service, plan, fold))
+
+
+async def _deltas(service: Service, plan: Plan, fold: ChoiceFold) -> AsyncGenerator[Delta, None]:
     async with aclosing(_events(service.runner, plan, fold)) as events:
         begun = False
         async for each in events:
@@ -102,10 +108,14 @@ async def _together(runs: list[Any]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _failed(error: Exception) -> bytes:
+    return event(as_response(error)[1])
+
+
 async def _stream(service: Service, wanted: Inbound) -> AsyncGenerator[bytes, None]:
     identity = service.identity("chatcmpl-")
-    folds = [ChoiceFold(plan.aliases, plan.stop_texts) for plan in wanted.plans]
-    parts: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue()
+    folds = _folds(wanted)
+    parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
 
     async def run(index: int, plan: Plan, fold: ChoiceFold) -> None:
         sent_logprobs = 0
@@ -125,25 +135,19 @@ async def _stream(service: Service, wanted: Inbound) -> AsyncGenerator[bytes, No
 
     async def run_all() -> None:
         try:
-            runs = [run(i, plan, fold) for i, (plan, fold) in enumerate(zip(wanted.plans, folds, strict=True))]
-            await _together(runs)
+            await _together(
+                [run(i, plan, fold) for i, (plan, fold) in enumerate(zip(wanted.plans, folds, strict=True))]
+            )
             _remember(service, folds)
             parts.put_nowait(None)
-        except BaseException as error:
+        except Exception as error:
             parts.put_nowait(error)
-            if isinstance(error, asyncio.CancelledError):
-                raise
 
     pump = asyncio.ensure_future(run_all())
-    sent = False
     try:
         while (part := await parts.get()) is not None:
-            if isinstance(part, BaseException):
-                if not sent:
-                    raise part
-                yield event(as_response(part if isinstance(part, Exception) else RuntimeError())[1])
-                return
-            sent = True
+            if isinstance(part, Exception):
+                raise part
             yield part
         options = wanted.request.stream_options
         if options is not None and options.include_usage:
@@ -152,10 +156,3 @@ async def _stream(service: Service, wanted: Inbound) -> AsyncGenerator[bytes, No
     finally:
         pump.cancel()
         await asyncio.gather(pump, return_exceptions=True)
-
-
-async def _with_first(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest):
-        yield first
-        async for each in rest:
-            yield each

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from gpt_oss.server.state.store import UNDER_WAY
 
 Json = dict[str, Any]
 CALLS = ("function_call", "custom_tool_call", *client_tools.CALLS)
+NOTHING: Mapping[str, Sequence[Json]] = {}
 PREFIXES = {
     "message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco",
     "custom_tool_call": "ctc", "custom_tool_call_output": "ctco", "compaction": "cmp",
@@ -34,14 +35,19 @@ class History:
     conversation: str | None = None
 
 
-async def history_of(request: ResponsesRequest, service: Service) -> History:
-    """Raises RequestError for what is not kept here."""
+async def history_of(
+    request: ResponsesRequest, service: Service, nearby: Mapping[str, Sequence[Json]] = NOTHING
+) -> History:
+    """nearby: all items that led to a response, and its own, where somebody else than the store remembers them. Raises
+    RequestError for what is not kept here."""
     added = with_ids(as_items(request.input))
     earlier: list[Json] = []
     conversation = _conversation_id(request)
     if request.previous_response_id and conversation:
         raise RequestError("previous_response_id and conversation exclude each other", param="previous_response_id")
-    if request.previous_response_id:
+    if request.previous_response_id and request.previous_response_id in nearby:
+        earlier = list(nearby[request.previous_response_id])
+    elif request.previous_response_id:
         earlier = await _before(request.previous_response_id, service)
     if conversation:
         store = service.store
@@ -143,6 +149,11 @@ def with_ids(items: Sequence[Json]) -> list[Json]:
 
 def _with_id(item: Json) -> Json:
     kind = str(item.get("type", "message"))
+    if kind == "message" and isinstance(item.get("content"), str):  # as OpenAI's types of items have it
+        part: Json = {"type": "input_text", "text": item["content"]}
+        if item.get("role") == "assistant":
+            part = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
+        item = {**item, "content": [part], "status": "completed"}
     own = item.get("id")
     if isinstance(own, str) and own:
         return {"type": kind, **item}

@@ -16,22 +16,12 @@ from gpt_oss.params import Grammar, SamplingParams
 from gpt_oss.server.errors import RequestError
 from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted, McpTools
 from gpt_oss.server.openapi import read_as
-from gpt_oss.server.plan import Choice, Plan, grammar_of
+from gpt_oss.server.plan import EFFORTS, Choice, Plan, grammar_of
 from gpt_oss.server.responses.items import found_tools, harmony_items
 from gpt_oss.server.responses.tools import Declared, ToolName, choice_of, declared_tools
 from gpt_oss.tools.functions import declared_function
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.turn import TurnLimits
-
-EFFORTS = {
-    "none": "low",
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "high",
-    "max": "high",
-}
 
 
 class Reasoning(pydantic.BaseModel):

@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
+from gpt_oss.errors import ContextOverflowError
 from gpt_oss.events import Event
-from gpt_oss.server.errors import as_response
+from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses.outbound import ResponseFold
 from gpt_oss.server.runner import Runner
 
@@ -46,9 +47,10 @@ class LiveResponse:
         self._cancelled = False
         self.task = asyncio.ensure_future(self._run())
 
-    async def begun(self) -> None:
-        """Returns when the model has said something. Raises what keeps it from doing so."""
-        await asyncio.shield(self._begun)
+    async def begun(self, within_s: float | None = None) -> None:
+        """Returns when it is sure that it can be computed, or the time is over. Raises what keeps it from that."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._begun), within_s)
 
     async def after(self, number: int) -> AsyncGenerator[Json, None]:
         """Events with a sequence number above it, to the end."""
@@ -62,9 +64,9 @@ class LiveResponse:
             await self._changed.wait()
 
     def keep_alive(self) -> None:
-        """A real event, for comments do not reset every client's clock."""
-        if not self.over and self.events:
-            self._publish([self.fold.keep_alive()])
+        """A real event, for comments do not reset every client's clock; the first one where there was none yet."""
+        if not self.over:
+            self._publish([self.fold.keep_alive()] if self.events else self.fold.start())
 
     async def cancel(self) -> None:
         """End it now; what there is becomes its output."""
@@ -92,7 +94,10 @@ class LiveResponse:
                 async for event in events:
                     if not self._begun.done():
                         self._begun.set_result(None)
-                        self._publish(fold.start() if fold.status != "queued" else fold.go_on())
+                        if fold.status == "queued":
+                            self._publish(fold.go_on())
+                        elif not self.events:  # nobody had to be kept waiting
+                            self._publish(fold.start())
                     self._watch(event)
                     last = fold.push(event)
                     if fold.status in ("in_progress", "queued"):
@@ -102,6 +107,8 @@ class LiveResponse:
             if not self._cancelled:
                 raise
         except Exception as error:
+            if isinstance(error, ContextOverflowError):
+                error = RequestError(str(error), param="input", code="context_length_exceeded")
             self.failure = error
             detail = as_response(error)[1]["error"]
             code = CODES.get(detail["code"] or "", "server_error")

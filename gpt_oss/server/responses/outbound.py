@@ -150,6 +150,11 @@ class ResponseFold:
         self.status, self.error = "failed", {"code": code, "message": message}
         return [*events, self._event("response.failed", response=self.response())]
 
+    def done_with_nothing(self, usage: Usage) -> list[Json]:
+        """It was only to be made ready."""
+        self.usage, self.status = usage, "completed"
+        return [self._event("response.completed", response=self.response())]
+
     def cancel(self) -> list[Json]:
         """The client wants no more. OpenAI's API has no event for it; its last one says what there is."""
         events = self._close("incomplete")

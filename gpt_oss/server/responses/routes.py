@@ -23,7 +23,7 @@ from gpt_oss.server.responses.inbound import Inbound, ResponsesRequest, inbound,
 from gpt_oss.server.responses.live import LiveResponse
 from gpt_oss.server.responses.outbound import ResponseFold
 from gpt_oss.server.service import Service, service_of
-from gpt_oss.server.sse import EventStream, event, unless_gone
+from gpt_oss.server.sse import KEEP_ALIVE_S, EventStream, event, unless_gone
 from gpt_oss.server.state.store import Stored
 from gpt_oss.server.state.turns import add_turns, keep_trace
 from gpt_oss.server.trace import Trace
@@ -33,12 +33,18 @@ TURN_OF = "gpt_oss_conversation"  # in metadata, the conversation that the page 
 router = APIRouter()
 
 
+@router.head("/v1/responses")
+async def here() -> Response:
+    """Some clients look first."""
+    return Response()
+
+
 @router.post("/v1/responses", openapi_extra=body_of(ResponsesRequest))
 async def create(request: Request) -> Response:
     """A Response, or with `stream` its events. With `background` it is computed whether or not anyone waits."""
     service = service_of(request)
     wanted = parse_request(await request.json())
-    live = await _begin(service, wanted, await history_of(wanted, service))
+    live = await begin(service, wanted, await history_of(wanted, service))
     if wanted.background:
         body = live.fold.response()
         await live.written.wait()
@@ -47,7 +53,7 @@ async def create(request: Request) -> Response:
         return JSONResponse(body)
     try:
         # The first event tells whether the request can be served at all: until then an error is one with its status.
-        await unless_gone(request, live.begun())
+        await unless_gone(request, live.begun(within_s=KEEP_ALIVE_S if wanted.stream else None))
         if wanted.stream:
             return EventStream(_ended_with(live), keep_alive=lambda: _keep_alive(live))
         await unless_gone(request, _finished(live))
@@ -59,7 +65,7 @@ async def create(request: Request) -> Response:
     return JSONResponse(live.fold.response())
 
 
-async def _begin(service: Service, wanted: ResponsesRequest, history: History) -> LiveResponse:
+async def begin(service: Service, wanted: ResponsesRequest, history: History) -> LiveResponse:
     """Compute a response. Raises RequestError."""
     store = service.store if wanted.store is not False else None
     if wanted.background and store is None:
@@ -164,11 +170,15 @@ async def retrieve(request: Request, identity: str, stream: bool = False, starti
     if live is not None:
         return EventStream(_stream(live, starting_after), keep_alive=lambda: _keep_alive(live))
     assert service.store is not None
-    kept = await service.store.events_after(identity, starting_after)
+    kept = await service.store.events_after(identity, -1)
+    if not kept:  # the server stopped before it was finished: this is how it ended
+        ending = "response.failed" if stored.body["status"] == "failed" else "response.incomplete"
+        kept = [{"type": ending, "sequence_number": starting_after + 1, "response": stored.body}]
 
     async def again() -> AsyncGenerator[bytes, None]:
         for each in kept:
-            yield _sent(each)
+            if each["sequence_number"] > starting_after:
+                yield _sent(each)
 
     return EventStream(again())
 
