@@ -43,23 +43,37 @@ export function viewOf(item: Item, index: number, context: Context): View | null
 
 function message(context: Context): View {
   const markdown = new Markdown((citation) => citationButton(citation, context));
-  return { element: markdown.element, update: (item) => markdown.update(textOf(item)) };
+  return {
+    element: markdown.element,
+    update: (item) => {
+      markdown.update(textOf(item));
+      shorten(markdown.element);
+    },
+  };
+}
+
+/** A page that has been named before is not named again: its lines are enough. */
+function shorten(text: HTMLElement): void {
+  const named = new Set<string>();
+  for (const mark of text.querySelectorAll<HTMLElement>(".citation")) {
+    const page = mark.dataset["page"]!;
+    mark.textContent = named.has(page) ? mark.dataset["lines"]! : page.length > 24 ? `${page.slice(0, 23)}…` : page;
+    named.add(page);
+  }
 }
 
 function citationButton(citation: Citation, context: Context): HTMLElement | null {
   const page = context.pages().get(citation.cursor);
   if (!page) return null;
   const lines = citation.first === citation.last ? `line ${citation.first}` : `lines ${citation.first} to ${citation.last}`;
-  return h(
-    "button.citation",
-    {
-      type: "button",
-      title: `${page.title}, ${lines}`,
-      "aria-label": `Source: ${page.title}, ${lines}`,
-      onclick: () => context.openSource(page, citation),
-    },
-    page.title.length > 24 ? `${page.title.slice(0, 23)}…` : page.title,
-  );
+  return h("button.citation", {
+    type: "button",
+    title: `${page.title}, ${lines}`,
+    "aria-label": `Source: ${page.title}, ${lines}`,
+    "data-page": page.title,
+    "data-lines": citation.first === citation.last ? `L${citation.first}` : `L${citation.first}–${citation.last}`,
+    onclick: () => context.openSource(page, citation),
+  });
 }
 
 function thought(index: number, context: Context): View {
@@ -224,7 +238,7 @@ function pretty(content: string): string {
 /** Where the user answers a call that waits. */
 export function answerForm(calls: Item[], send: (outputs: Map<string, string>) => void): HTMLElement {
   const areas = calls.map((each) => {
-    const area = h("textarea", { rows: 3, spellcheck: false, placeholder: '{"celsius": 3}', required: true });
+    const area = h("textarea", { rows: 3, spellcheck: false, placeholder: "What it returns", required: true });
     const label = calls.length > 1 ? `Answer to ${each.name ?? each.type}, call ${calls.indexOf(each) + 1}` : `Answer to ${each.name ?? each.type}`;
     return { id: each.call_id!, area, row: h("label", {}, h("span", {}, label), area) };
   });

@@ -5,6 +5,7 @@ import { h, svg } from "./dom";
 const WIDTH = 120;
 const HEIGHT = 32;
 const POINTS = 60;
+const FEW = 15; // as many fill the width
 
 export class Chart {
   readonly element: HTMLElement;
@@ -33,13 +34,14 @@ export class Chart {
     if (this.points.length > POINTS) this.points.shift();
     this.value.textContent = this.format(value);
     const most = this.most ?? Math.max(...this.points, 1e-9);
+    const step = WIDTH / Math.max(this.points.length - 1, FEW);
     const place = (each: number, index: number) => {
-      const x = WIDTH - ((this.points.length - 1 - index) * WIDTH) / (POINTS - 1);
+      const x = WIDTH - (this.points.length - 1 - index) * step;
       const y = HEIGHT - 1.5 - (Math.min(each / most, 1) * (HEIGHT - 4));
       return `${x.toFixed(1)} ${y.toFixed(1)}`;
     };
     const line = this.points.map(place).join("L");
-    const start = WIDTH - ((this.points.length - 1) * WIDTH) / (POINTS - 1);
+    const start = WIDTH - (this.points.length - 1) * step;
     this.line.setAttribute("d", `M${line}`);
     this.area.setAttribute("d", `M${start} ${HEIGHT}L${line}L${WIDTH} ${HEIGHT}Z`);
   }

@@ -28,6 +28,8 @@ export class Live {
   readonly began = performance.now();
   readonly stop = new AbortController();
   tokens = 0;
+  /** The user wants no more of it. */
+  stopping = false;
   private arrivals: number[] = [];
   /** When each item began and ended, in seconds since `began`. */
   readonly items = new Map<number, { from: number; to: number | null }>();
@@ -199,9 +201,10 @@ export class Chat {
   async stop(): Promise<void> {
     const live = this.live;
     if (!live) return;
-    const id = live.turn.response.id;
-    if (this.server.stores && this.tree.get(id)) await api.cancel(id);
-    else live.stop.abort();
+    const { id } = live.turn.response;
+    if (!this.server.stores || (live.stopping && !id)) live.stop.abort();
+    else if (id) await api.cancel(id);
+    live.stopping = true; // if it has no id yet, as soon as it has one
   }
 
   /** Follow no longer; the answer is computed on. */
@@ -292,6 +295,7 @@ export class Chat {
         this.tree.add(turn);
         this.head = turn.response.id;
         this.on.path();
+        if (live.stopping) void api.cancel(turn.response.id);
       } else {
         this.on.turn(turn, item);
       }

@@ -45,7 +45,7 @@ const ICONS: Record<string, string> = {
   check: "M5 12.5l4.5 4.5L19 7.5",
   retry: "M19 12a7 7 0 1 1-2.2-5.1M19 4v4h-4",
   edit: "M5 19h3.5L19 8.5 15.5 5 5 15.5zM13.5 7l3.5 3.5",
-  branch: "M7 5v14M7 12c6 0 10-1 10-6M17 6l-3 3M17 6l3 3",
+  branch: "M7 20V4M7 15c0-4 9.5-2.5 9.5-8.5M13 9.5l3.5-3.5L20 9.5",
   raw: "M8 7l-5 5 5 5M16 7l5 5-5 5",
   left: "M14.5 6l-6 6 6 6",
   right: "M9.5 6l6 6-6 6",

@@ -224,7 +224,7 @@ export class TurnView {
     const figures = [
       timing?.tokens_per_second && `${number(Math.round(timing.tokens_per_second * 10) / 10)} tokens/s`,
       timing && `${number(timing.output_tokens)} tokens`,
-      timing?.first_token_s && `first after ${seconds(timing.first_token_s)}`,
+      timing?.first_token_s && timing.first_token_s >= 0.05 && `first after ${seconds(timing.first_token_s)}`,
     ].filter(Boolean);
     const busy = this.chat.live !== null;
     const retry = iconButton("retry", "Try again", () => void this.chat.retry(this.turn).catch(() => undefined));
