@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,12 @@ import httpx
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
 
 pytest.importorskip("ray.serve", reason="needs ray: pip install 'gpt-oss[ray]'")
 
 from gpt_oss.errors import BackendError, ParameterError
+from gpt_oss.server.errors import RequestError
 from gpt_oss.server.ray_app import Fleet, Front, Watchdog, fleet_and_flags, merged
 
 # ---- without Ray ----------------------------------------------------------------------------------------------------
@@ -91,6 +94,25 @@ def test_a_front_notes_who_computes_a_response() -> None:
     front.answered(b'{"id": "resp_2f", "object": "response"}', "b")
     front.answered(b'{"id":"chatcmpl-3"}', "c")
     assert dict(front._homes) == {"resp_1f": "a", "resp_2f": "b"}
+
+
+@pytest.mark.parametrize(
+    ("client", "flags", "allowed"),
+    [
+        (("127.0.0.1", 1), {}, True),
+        (("::1", 1), {}, True),
+        (("192.0.2.7", 1), {}, False),
+        (("192.0.2.7", 1), {"api_key": ["secret"]}, True),
+        (("192.0.2.7", 1), {"no_key": True}, True),
+    ],
+)
+def test_without_a_key_only_this_machine_may_ask(client: tuple[str, int], flags: dict[str, Any], allowed: bool) -> None:
+    settings = {"api_key": [], "key_file": None, "no_key": False, "no_store": True, **flags}
+    replicas: Any = SimpleNamespace(options=lambda **_: None)
+    front = Front(replicas, argparse.Namespace(**settings))
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": [], "client": client})
+    with nullcontext() if allowed else pytest.raises(RequestError, match="has no key"):
+        front._check_client(request)
 
 
 # ---- for real -------------------------------------------------------------------------------------------------------
