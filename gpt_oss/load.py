@@ -18,6 +18,7 @@ from typing import Literal
 
 from gpt_oss.backends.base import Model, TokenGenerator
 from gpt_oss.engine.engine import Engine, EngineConfig
+from gpt_oss.engine.sampling import Sampler
 from gpt_oss.errors import BackendError, MissingDependencyError, ParameterError
 from gpt_oss.model.adapter import open_merged
 from gpt_oss.model.checkpoint import Checkpoint, open_checkpoint
@@ -108,7 +109,7 @@ BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {
 def _open_transformers(name: str, options: LoadOptions) -> TokenGenerator:
     from gpt_oss.backends.transformers import open_generator
 
-    return open_generator(_merged(name, options), options.precision, context_tokens=options.context_tokens)
+    return open_generator(_merged(name, options), Sampler, options.precision, context_tokens=options.context_tokens)
 
 
 def _open_vllm(name: str, options: LoadOptions) -> TokenGenerator:

@@ -1,7 +1,7 @@
 """Hugging Face Transformers as the engine, in this process: its GptOssForCausalLM computes, everything else is ours.
 
-Logits go through engine/sampling.py, so that params mean here what they mean everywhere and a seed gives the same
-draws. Each request has a cache of its own; steps of several requests alternate on one thread. Finished caches are kept
+Logits go through the engine's own sampler, which comes from load.py, so that params mean here what they mean everywhere
+and a seed gives the same draws. Each request has a cache of its own; steps of several requests alternate on one thread. Finished caches are kept
 for prompts that begin alike. transformers and torch are imported in this file only when a model is opened.
 
 A step of one token reads every weight that it uses once, as everywhere; Transformers computes one request at a time.
@@ -15,16 +15,15 @@ import importlib.util
 import inspect
 import threading
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from gpt_oss.backends.base import Float32, SampledToken
+from gpt_oss.backends.base import Float32, Logits, SampledToken
 from gpt_oss.backends.bridge import Bridge
 from gpt_oss.backends.prompt import room
-from gpt_oss.engine.sampling import Sampler
 from gpt_oss.errors import BackendError, CapacityError, ConfigError, GptOssError, ParameterError
 from gpt_oss.model.checkpoint import Checkpoint
 from gpt_oss.model.config import ModelConfig
@@ -40,8 +39,17 @@ MOST_REQUESTS = 272  # under way or waiting: what our own engine has
 GIB = 2**30
 
 
+class Draws(Protocol):
+    """The sampling of one request: engine/sampling.py's Sampler."""
+
+    def next(self, logits: Logits, row: int, position: int) -> SampledToken: ...
+
+
+MakeDraws = Callable[[SamplingParams, int], Draws]  # the params, and how many ids may be drawn
+
+
 def open_generator(
-    checkpoint: Checkpoint, precision: str | None = None, *, context_tokens: int | None = None
+    checkpoint: Checkpoint, make_draws: MakeDraws, precision: str | None = None, *, context_tokens: int | None = None
 ) -> TransformersGenerator:
     """precision: "bf16" (default) or "float32", of the activations and of what is not kept as MXFP4.
 
@@ -83,7 +91,7 @@ def open_generator(
         logging.enable_progress_bar()
     experts = "MXFP4" if kept else str(dtype).removeprefix("torch.")
     name = f"transformers ({transformers.__version__}, {model.device.type}, experts in {experts})"
-    return TransformersGenerator(model, checkpoint.config, name=name, context_tokens=context_tokens)
+    return TransformersGenerator(model, checkpoint.config, make_draws, name=name, context_tokens=context_tokens)
 
 
 def keeps_mxfp4() -> bool:
@@ -138,7 +146,7 @@ class _Request:
     """tokens: the prompt, then the answer. computed: how many of them the cache holds; unsure while a step runs."""
 
     tokens: list[int]
-    sampler: Sampler
+    draws: Draws
     cache: Any
     computed: int
     cached: int
@@ -161,11 +169,20 @@ class _Rows:
 class TransformersGenerator:
     """See backends.base.TokenGenerator. model: a causal language model of Transformers, which becomes this object's."""
 
-    def __init__(self, model: Any, config: ModelConfig, *, name: str, context_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        config: ModelConfig,
+        make_draws: MakeDraws,
+        *,
+        name: str,
+        context_tokens: int | None = None,
+    ) -> None:
         self.name = name
         self.config = config
         self.context_tokens = min(context_tokens or config.max_context, config.max_context)
         self._model = model
+        self._make_draws = make_draws
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"  # renamed in 5.2x
         self._kept: list[tuple[list[int], Any]] = []  # finished requests' tokens and caches, the oldest first
@@ -191,12 +208,12 @@ class TransformersGenerator:
         """On the bridge's loop, which alone touches the kept caches; steps run on the computer's thread."""
         most = room(prompt, self.context_tokens, self.config.vocab_size)
         limit = len(prompt) + min(most, params.max_tokens or most)
-        sampler = Sampler(params, self.config.usable_vocab_size)
+        draws = self._make_draws(params, self.config.usable_vocab_size)
         if self._under_way >= MOST_REQUESTS:
             raise CapacityError(f"{self._under_way} requests are running or waiting already; try again later")
         self._under_way += 1
         cache, common = self._take(prompt)
-        request = _Request(list(prompt), sampler, cache, common, common)
+        request = _Request(list(prompt), draws, cache, common, common)
         loop = asyncio.get_running_loop()
         failed = True
         try:
@@ -233,7 +250,7 @@ class TransformersGenerator:
             except Exception as error:  # a model's own failure ends one request, not the process
                 raise BackendError(f"{self.name} failed while computing: {error}") from error
             request.computed += len(piece)
-            return request.sampler.next(_Rows(row), 0, len(request.tokens)) if last else None
+            return request.draws.next(_Rows(row), 0, len(request.tokens)) if last else None
 
     def _forward(self, piece: Sequence[int], cache: Any) -> Float32:
         """float32 [1, vocab_size] behind the last token of the piece."""

@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 
 from gpt_oss.backends import transformers as backend
 from gpt_oss.backends.base import SampledToken, TokenGenerator
+from gpt_oss.engine.sampling import Sampler
 from gpt_oss.errors import BackendError, ConfigError, ContextOverflowError, ParameterError
 from gpt_oss.load import LoadOptions, load
 from gpt_oss.model.checkpoint import open_checkpoint
@@ -140,7 +141,7 @@ def test_a_failure_within_the_model_ends_one_request(tiny_checkpoints: dict[str,
         def __call__(self, *args: object, **kwargs: object) -> object:
             raise RuntimeError("the GPU is on fire")
 
-    generator = backend.TransformersGenerator(Breaks(), TINY, name="broken")
+    generator = backend.TransformersGenerator(Breaks(), TINY, Sampler, name="broken")
     with pytest.raises(BackendError, match="broken failed while computing: the GPU is on fire"):
         ask(generator, [1, 2], SamplingParams())
     generator.close()
@@ -181,9 +182,9 @@ def test_dequantising_a_large_model_is_warned_of_with_figures(
     monkeypatch.setattr(backend, "_free_bytes", lambda: 64 * backend.GIB)
     with open_checkpoint(tiny_checkpoints["huggingface"]) as checkpoint:
         with pytest.warns(UserWarning, match=r"takes 40\.0 GiB of memory .* 64\.0 GiB are free"):
-            generator = backend.open_generator(checkpoint)
+            generator = backend.open_generator(checkpoint, Sampler)
         generator.close()
         monkeypatch.undo()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            backend.open_generator(checkpoint).close()  # a small one is not worth a word
+            backend.open_generator(checkpoint, Sampler).close()  # a small one is not worth a word
