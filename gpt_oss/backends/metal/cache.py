@@ -101,17 +101,19 @@ def _mask(queries: int, keys: int, window: int | None) -> mx.array | str | None:
 
 
 class Cache:
-    """Keys and values of every layer: a pool of `blocks` blocks for each kind of layer."""
+    """Keys and values of every layer: `blocks` blocks in those of full attention, `window_blocks` in windowed ones."""
 
-    def __init__(self, config: ModelConfig, blocks: int, block_tokens: int, dtype: mx.Dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, blocks: int, window_blocks: int, block_tokens: int, dtype: mx.Dtype
+    ) -> None:
         self._block_tokens = block_tokens
         self._dtype = dtype
         self._windowed = [config.is_windowed(layer) for layer in range(config.num_hidden_layers)]
-        shape = (config.num_key_value_heads, blocks * block_tokens, config.head_dim)
         self._slot_bytes = config.num_key_value_heads * block_tokens * config.head_dim * dtype.size
 
         def pools() -> list[mx.array]:
-            arrays = [mx.zeros(shape, dtype) for _ in self._windowed]
+            sizes = [block_tokens * (window_blocks if windowed else blocks) for windowed in self._windowed]
+            arrays = [mx.zeros((config.num_key_value_heads, size, config.head_dim), dtype) for size in sizes]
             mx.eval(arrays)
             return arrays
 

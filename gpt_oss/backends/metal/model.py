@@ -8,6 +8,7 @@ works, and what goes back to the engine is a token a row, drawn on the device (d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from gpt_oss.backends.metal.drawing import Drawn, PlannedDraw, draw_exactly, dra
 from gpt_oss.backends.metal.network import Batch, Network
 from gpt_oss.backends.metal.weights import load, weights_bytes
 from gpt_oss.errors import BackendError, ContextOverflowError, ParameterError
+from gpt_oss.memory import memory_bytes
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.tensors import Weights
 
@@ -31,6 +33,7 @@ LARGE_STEP = 64  # tokens from which on `forward` waits, and gives back the buff
 WIRED_LIMIT = "iogpu.wired_limit_mb"  # of macOS: how much memory a GPU may hold
 DEFAULT_CACHE_SHARE = 0.5  # of the memory that the weights leave: activations and other programs need some too
 MIN_DEFAULT_CACHE_TOKENS = 4096
+LEAST_WINDOW_TOKENS = 8192
 
 
 class MetalLogits:
@@ -66,15 +69,15 @@ class MetalModel:
 
     prompt_tokens = PROMPT_TOKENS
 
-    def __init__(self, source: Weights, dtype: mx.Dtype, cache_tokens: int, *, compiled: bool) -> None:
+    def __init__(self, source: Weights, dtype: mx.Dtype, size: CacheSize, *, compiled: bool) -> None:
         self.config: ModelConfig = source.config
         self.block_tokens = BLOCK_TOKENS
-        self.cache_blocks = self.window_cache_blocks = -(-cache_tokens // BLOCK_TOKENS)
+        self.cache_blocks, self.window_cache_blocks = size.blocks, size.window_blocks
         self.description = f"{'bf16' if dtype == mx.bfloat16 else 'float32'} on {_device_name()}"
         weights = load(source, dtype)
         self._open: tuple[Network, Cache] | None = (
             Network(source.config, weights, compiled=compiled),
-            Cache(source.config, self.cache_blocks, BLOCK_TOKENS, dtype),
+            Cache(source.config, size.blocks, size.window_blocks, BLOCK_TOKENS, dtype),
         )
         self._draw_rows = mx.compile(draw_rows) if compiled else draw_rows
 
@@ -172,46 +175,60 @@ def open_model(
         raise ParameterError(f"the metal backend's precision is one of {', '.join(DTYPES)}, not {dtype!r}")
     if cache_tokens is not None and cache_tokens < 1:
         raise ParameterError(f"cache_tokens must be 1 or more, not {cache_tokens}")
-    free_bytes = _free_bytes()
-    tokens = _cache_tokens(source, DTYPES[dtype], cache_tokens, free_bytes)
+    size = _cache_size(source, DTYPES[dtype], cache_tokens, _free_bytes())
     if on_gpu:
         # What a GPU uses must stay in memory: else the system drops weights between requests and fetches them again.
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
     try:
-        return MetalModel(source, DTYPES[dtype], tokens, compiled=on_gpu if compiled is None else compiled)
+        return MetalModel(source, DTYPES[dtype], size, compiled=on_gpu if compiled is None else compiled)
     except RuntimeError as error:
         raise BackendError(f"mlx cannot open the model: {error}") from error
 
 
-def _cache_tokens(source: Weights, dtype: mx.Dtype, wanted: int | None, free_bytes: int | None) -> int:
-    """How many tokens the cache holds. Raises BackendError, with the figures, where they or the weights do not fit."""
+@dataclass(frozen=True)
+class CacheSize:
+    blocks: int
+    window_blocks: int
+
+    @classmethod
+    def of(cls, tokens: int, config: ModelConfig) -> CacheSize:
+        """Windowed layers need the last few blocks of each sequence and of each prefix that is kept: half as many, but
+        never too few for LEAST_WINDOW_TOKENS that are computed at one go."""
+        blocks, window = -(-tokens // BLOCK_TOKENS), -(-config.sliding_window // BLOCK_TOKENS) + 1
+        return cls(blocks, min(blocks, max(blocks // 2, LEAST_WINDOW_TOKENS // BLOCK_TOKENS + window)))
+
+    def bytes_in(self, config: ModelConfig, dtype: mx.Dtype) -> int:
+        layers = [config.is_windowed(layer) for layer in range(config.num_hidden_layers)]
+        blocks = sum(self.window_blocks if windowed else self.blocks for windowed in layers)
+        return blocks * BLOCK_TOKENS * 2 * config.num_key_value_heads * config.head_dim * dtype.size
+
+
+def _cache_size(source: Weights, dtype: mx.Dtype, wanted: int | None, free_bytes: int) -> CacheSize:
+    """Raises BackendError, with the figures, where cache or weights do not fit."""
     config = source.config
-    token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.size
-    if free_bytes is None:
-        return wanted or config.max_context
     weights = weights_bytes(config, source.quantized, dtype)
-    fits = max(0, free_bytes - weights) // token_bytes
+    room = max(0, free_bytes - weights)
     if wanted is None:
-        wanted = min(config.max_context, max(MIN_DEFAULT_CACHE_TOKENS, int(DEFAULT_CACHE_SHARE * fits)))
-    if wanted > fits:
+        whole = CacheSize.of(config.max_context, config).bytes_in(config, dtype)
+        share = min(1.0, DEFAULT_CACHE_SHARE * room / whole)
+        wanted = min(config.max_context, max(MIN_DEFAULT_CACHE_TOKENS, int(config.max_context * share)))
+    size = CacheSize.of(wanted, config)
+    cache = size.bytes_in(config, dtype)
+    if cache > room:
         raise BackendError(
-            f"the weights take {weights / 1e9:.1f} GB and a cache of {wanted} tokens {wanted * token_bytes / 1e9:.1f} "
-            f"GB, and {_device_name()} has {free_bytes / 1e9:.1f} GB for them",
+            f"the weights take {weights / 1e9:.1f} GB and a cache of {wanted} tokens {cache / 1e9:.1f} GB, "
+            f"and {_device_name()} has {free_bytes / 1e9:.1f} GB for them",
             hint="Ask for a shorter context with -c, or choose the smaller model."
             + (f" A GPU may take more after: sudo sysctl {WIRED_LIMIT}=…" if mx.metal.is_available() else ""),
         )
-    return wanted
+    return size
 
 
-def _free_bytes() -> int | None:
-    """What the device may use; None where the system does not tell."""
+def _free_bytes() -> int:
+    """What the device may use."""
     if mx.metal.is_available():
         return int(mx.device_info()["max_recommended_working_set_size"])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:")) * 1024
-    except (OSError, StopIteration):
-        return None
+    return memory_bytes()[1]
 
 
 def _device_name() -> str:

@@ -254,22 +254,21 @@ def chunk_of(tokens: int, position: int = 0) -> Chunk:
     return Chunk(np.zeros(tokens, np.int32), position, blocks, blocks)
 
 
-def cache_tokens_with(monkeypatch: pytest.MonkeyPatch, free_bytes: int | None, wanted: int | None = None) -> int:
-    monkeypatch.setattr(model, "_free_bytes", lambda: free_bytes)
-    return model._cache_tokens(WEIGHTS, mx.float32, wanted, model._free_bytes())
+def cache_tokens(free_bytes: int) -> int:
+    return 32 * model._cache_size(WEIGHTS, mx.float32, None, free_bytes).blocks
 
 
-def test_the_cache_takes_the_longest_context_or_half_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_takes_the_longest_context_or_half_of_the_memory() -> None:
     weights = model.weights_bytes(TINY, True, mx.float32)
-    token_bytes = 2 * TINY.num_hidden_layers * TINY.num_key_value_heads * TINY.head_dim * 4
-    assert cache_tokens_with(monkeypatch, None) == TINY.max_context
-    assert cache_tokens_with(monkeypatch, 10**12) == TINY.max_context
-    assert cache_tokens_with(monkeypatch, weights + 64_000 * token_bytes) == 32_000
-    assert cache_tokens_with(monkeypatch, weights + 5000 * token_bytes) == 4096  # too little is of no use
+    layer_bytes = 2 * TINY.num_key_value_heads * TINY.head_dim * 4  # of a token
+    assert cache_tokens(10**12) == TINY.max_context
+    # One layer of full attention, and a windowed one with half as many blocks.
+    assert cache_tokens(weights + 64_000 * layer_bytes) == pytest.approx(64_000 / 2 / 1.5, abs=64)
+    assert cache_tokens(weights + 9_000 * layer_bytes) == 4096  # too little is of no use
     with pytest.raises(BackendError, match=r"a cache of 4096 tokens 0\.\d GB, and cpu has 0\.\d GB") as caught:
-        cache_tokens_with(monkeypatch, weights + 4000 * token_bytes)
+        cache_tokens(weights + 8_000 * layer_bytes)
     assert caught.value.hint is not None
-    with pytest.raises(BackendError, match=r"a cache of 1000000000 tokens 512\.0 GB"):
+    with pytest.raises(BackendError, match=r"a cache of 1000000000 tokens 384\.0 GB"):
         open_model(WEIGHTS, cache_tokens=10**9)
 
 
