@@ -55,8 +55,8 @@ class Trace:
                 self._seen = list(prompt)
             case Sampled(token):
                 now = self._rounds[-1]
-                now.first = self._now() if now.first is None else now.first
                 now.last = self._now()
+                now.first = now.last if now.first is None else now.first
                 now.cached += token.cached_tokens
                 now.tokens.append(token.id)
                 self._seen.append(token.id)

@@ -14,6 +14,7 @@ const TAGS = [
   "pre", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
 ];
 const ATTRIBUTES = ["align", "checked", "class", "data-cite", "data-math", "disabled", "href", "start", "type"];
+const JOINER = "\u2060"; // no line ends between a word, its citation and the full stop
 const CITATION = /^【(\d{1,6})†L(\d{1,7})(?:-L?(\d{1,7}))?】/;
 
 const marked = new Marked({ gfm: true });
@@ -134,7 +135,8 @@ export class Markdown {
       const found = CITATION.exec(mark.dataset["cite"] ?? "");
       const first = Number(found?.[2]);
       const shown = found && this.cite({ cursor: Number(found[1]), first, last: Number(found[3] ?? first) });
-      mark.replaceWith(shown || (mark.textContent ?? ""));
+      if (shown) mark.replaceWith(JOINER, shown, JOINER);
+      else mark.replaceWith(mark.textContent ?? "");
     }
     return fragment;
   }
