@@ -137,6 +137,8 @@ class MetalModel:
         return self._open
 
     def _batch(self, batch: Sequence[Chunk]) -> Batch:
+        weights = self._parts[0].weights
+        tokens = np.concatenate([chunk.tokens for chunk in batch])
         counts = [len(chunk.tokens) for chunk in batch]
         positions = np.concatenate([chunk.position + np.arange(len(chunk.tokens)) for chunk in batch])
         cos, sin = network.rotary_of(positions, self.config)
@@ -146,7 +148,7 @@ class MetalModel:
         all_wanted = len(wanted) == len(positions)
         last_windowed = self.config.is_windowed(self.config.num_hidden_layers - 1)
         return Batch(
-            tokens=mx.array(np.concatenate([chunk.tokens for chunk in batch])),
+            embedded=mx.array(weights.embedding[tokens]).astype(weights.unembedding.dtype),
             cos=cos,
             sin=sin,
             full=places_of(batch, self.config, BLOCK_TOKENS, windowed=False),

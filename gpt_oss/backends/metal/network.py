@@ -34,11 +34,11 @@ Compute: TypeAlias = Callable[..., tuple[mx.array, ...]]
 class Batch:
     """The new tokens of all sequences, one after the other.
 
-    tokens: int32 [tokens]. cos, sin: float32 [tokens, head_dim / 2]. full, windowed: their places in the pools.
+    embedded: [tokens, hidden]. cos, sin: float32 [tokens, head_dim / 2]. full, windowed: their places in the pools.
     wanted: int32, the rows whose logits are asked for, wanted_places: theirs in the last layer; None is all of them.
     """
 
-    tokens: mx.array
+    embedded: mx.array
     cos: mx.array
     sin: mx.array
     full: Places
@@ -67,8 +67,8 @@ class Network:
         Of the last layer only keys and values are needed of all tokens: from there on the others are left out.
         """
         weights, config = self.weights, self.config
-        before, after = self._halves(batch.tokens.size)
-        x = weights.embedding[batch.tokens].astype(weights.unembedding.dtype)  # [tokens, hidden]
+        x = batch.embedded  # [tokens, hidden]
+        before, after = self._halves(len(x))
         for layer, block in enumerate(weights.blocks):
             places = batch.windowed if config.is_windowed(layer) else batch.full
             q, k, v = before(x, batch.cos, batch.sin, block.attention_norm, *block.qkv)

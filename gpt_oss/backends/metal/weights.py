@@ -2,7 +2,7 @@
 
 On Metal nothing is copied that the layout has as it is used: all of `original/`, all but q, k and v of the Hugging Face
 layout (joined into one matrix) and of metal/model.bin (whose halves are interleaved and scaled). In float32, for mlx's
-CPU build, everything but the experts and the embedding is converted.
+CPU build, everything but the experts is converted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NetworkWeights:
     """expert_input_scale: what the experts' inputs are multiplied by, a power of two: metal/model.bin has its MXFP4
     scales 2^14 higher, and there they stay."""
 
-    embedding: mx.array  # [vocab, hidden] bf16
+    embedding: Array  # [vocab, hidden] bf16, in the file: the host picks rows of it, and no GPU memory goes to it
     blocks: Sequence[Block]
     norm: mx.array  # [hidden]
     unembedding: mx.array  # [hidden, vocab]
@@ -96,7 +96,7 @@ def load(source: Weights, dtype: mx.Dtype) -> NetworkWeights:
     blocks = [block(layer) for layer in range(config.num_hidden_layers)]
     bias = _expert_weights(source, 0).scale_bias if source.quantized else E8M0_BIAS
     return NetworkWeights(
-        embedding=to_mlx(source.tensor("embedding.weight")),
+        embedding=source.tensor("embedding.weight"),
         blocks=blocks,
         norm=norm("norm.scale"),
         unembedding=matrix("unembedding.weight"),
@@ -105,12 +105,12 @@ def load(source: Weights, dtype: mx.Dtype) -> NetworkWeights:
 
 
 def weights_bytes(config: ModelConfig, quantized: bool, dtype: mx.Dtype) -> int:
-    """About how much memory the weights take, mapped or not."""
-    total = 0
-    for name, spec in canonical_tensors(config, quantized).items():
-        wide = spec.dtype != U8 and name != "embedding.weight"
-        total += spec.size_bytes // spec.dtype.itemsize * (dtype.size if wide else spec.dtype.itemsize)
-    return total
+    """About how much memory the device needs for them, mapped or not."""
+    return sum(
+        spec.size_bytes // spec.dtype.itemsize * (1 if spec.dtype == U8 else dtype.size)
+        for name, spec in canonical_tensors(config, quantized).items()
+        if name != "embedding.weight"
+    )
 
 
 def _experts(source: Weights, layer: int, dtype: mx.Dtype) -> tuple[Experts, Experts]:
