@@ -15,6 +15,8 @@ from gpt_oss.harmony.events import Header
 from gpt_oss.server.hosted import Hosted
 from gpt_oss.server.trace import Trace, readable, timing
 from gpt_oss.tools.python_docker.docker_tool import PythonTool
+from gpt_oss.tools.simple_browser import SimpleBrowserTool
+from gpt_oss.tools.simple_browser.backend import choose_backend
 from gpt_oss.vocabulary import decode, encode_with_special
 from tests.server.conftest import Live
 from tests.server.test_responses_state import CITED, OPEN, PYTHON, SEARCH, keeping
@@ -38,20 +40,17 @@ def get(live: Live, path: str) -> Any:
 
 
 def test_a_trace_holds_every_token_of_every_round(keeping: Any) -> None:
-    live = keeping(
-        PYTHON, Reply(encode_with_special(FINAL), logprobs=[-0.5] * len(encode_with_special(FINAL))), hosted=CODE
-    )
+    tokens = encode_with_special(FINAL)
+    live = keeping(PYTHON, Reply(tokens, logprobs=[-0.5] * len(tokens)), hosted=CODE)
     conversation = live.any_client().conversations.create().id
     response = turn(live, conversation, "6 * 7?", tools=INTERPRETER, top_logprobs=2)
     trace = get(live, f"/v1/responses/{response}/trace")
     first, second = trace["rounds"]
-    for number, each in enumerate((first, second)):
-        known = [token for message in first["messages"] for token in message["tokens"]][: 0 if number == 0 else None]
-        known = known if number == 0 else [t for m in first["messages"][: second["known"]] for t in m["tokens"]]
-        tokens = [*known, *(token for message in each["messages"] for token in message["tokens"])]
-        prompt = live.generator.prompts[number]
-        assert [token[1] for token in tokens][: len(prompt)] == prompt
-        assert "".join(str(token[0]) for token in tokens) == decode([*prompt, *live.generator.calls[number].delivered])
+    before = [token for message in first["messages"][: second["known"]] for token in message["tokens"]]
+    for known, each, call in zip(([], before), (first, second), live.generator.calls, strict=True):
+        shown = [*known, *(token for message in each["messages"] for token in message["tokens"])]
+        assert [token[1] for token in shown] == [*call.prompt, *call.delivered]
+        assert "".join(str(token[0]) for token in shown) == decode([*call.prompt, *call.delivered])
     assert [message["channel"] for message in second["messages"] if message["sampled"]] == ["final"]
     answer = second["messages"][-1]["tokens"]
     assert [token[2] for token in answer[2:]] == [-0.5] * len(answer[2:])
@@ -96,10 +95,7 @@ def test_what_is_no_turn_has_no_trace(keeping: Any) -> None:
     assert "not kept" in found.json()["error"]["message"]
 
 
-def test_what_the_browser_showed_is_told_where_it_is_asked_for(keeping: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpt_oss.tools.simple_browser import SimpleBrowserTool
-    from gpt_oss.tools.simple_browser.backend import choose_backend
-
+def test_what_the_browser_showed_is_told_where_it_is_asked_for(keeping: Any) -> None:
     web = Hosted(web_search=lambda: SimpleBrowserTool(choose_backend("demo")))
     live = keeping(SEARCH, OPEN, CITED, SEARCH, OPEN, CITED, hosted=web)
     ask = {"model": "tiny", "input": "How high?", "tools": [{"type": "web_search"}]}
