@@ -26,6 +26,7 @@ from gpt_oss.training.data import Example
 from gpt_oss.training.network import Network, canonical_name
 from gpt_oss.training.trainer import Trainer, TrainOptions
 
+KINDS = ("tokens", "targets")
 PROCESSES = 2  # together they learn from PACKS packs a step, whatever their number
 PACKS = 2
 SEED = 20
@@ -65,8 +66,8 @@ STAGES = (
     Stage(
         "everything",
         tuple(SKILLS),
-        53_000,
-        replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=2_500),
+        60_000,
+        replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=2_200),
     ),
 )
 
@@ -80,13 +81,45 @@ def vocabulary_of(all_examples: list[Example]) -> list[int]:
     return sorted({int(token) for token in seen if token >= 0} | {token for number in numbers for token in number})
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Examples that are drawn once, into a file of this name, and read by every process."""
+
+    name: str
+    seed: int
+    cases: int
+    skills: tuple[str, ...] = tuple(SKILLS)
+    held_out: bool = False
+
+
+def draws_of(stages: tuple[Stage, ...]) -> list[Draw]:
+    """What each stage learns from, and the cases that measure."""
+    data = [Draw(stage.name, SEED + i, stage.cases, stage.skills) for i, stage in enumerate(stages)]
+    return [*data, Draw("held-out", SEED, 400, held_out=True)]
+
+
+def drawn(output: Path, draw: Draw, *, progress: bool = False) -> list[Example]:
+    """The examples of a draw, made if `output` does not hold them yet."""
+    path = output / f"{draw.name}.npz"
+    if not path.exists():
+        made = examples(draw.seed, draw.cases, held_out=draw.held_out, skills=draw.skills, progress=progress)
+        output.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        tokens, targets = (np.concatenate([getattr(e, kind) for e in made]).astype(np.int32) for kind in KINDS)
+        np.savez_compressed(partial, tokens=tokens, targets=targets, lengths=[len(e) for e in made])
+        partial.replace(path)
+    with np.load(path) as stored:
+        ends = stored["lengths"].cumsum()[:-1]
+        tokens, targets = (np.split(stored[kind].astype(np.int64), ends) for kind in KINDS)
+    return [Example(*each) for each in zip(tokens, targets, strict=True)]
+
+
 def train(output: Path, stages: tuple[Stage, ...] = STAGES, config: ModelConfig = CONFIG) -> Network:
     """The trained network. Under torchrun every process has it; its state and curves lie in `output`/STAGE."""
     main = int(os.environ.get("RANK", "0")) == 0
     world = int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
-    data = [examples(SEED + i, stage.cases, skills=stage.skills, progress=main) for i, stage in enumerate(stages)]
-    held_out = examples(SEED, 400, held_out=True)
+    *data, held_out = (drawn(output, each) for each in draws_of(stages))
     network = Network(config, vocabulary=vocabulary_of([e for part in data for e in part]), quantize_experts=True)
     network.initialise(SEED)
     wire(network, SEED)
@@ -108,15 +141,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gpt_oss.demo.train", description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder for the run; an interrupted one goes on")
     args = parser.parse_args()
-    if "WORLD_SIZE" not in os.environ and (os.cpu_count() or 1) >= PROCESSES:
-        again = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={PROCESSES}"]
-        return subprocess.call([*again, "-m", "gpt_oss.demo.train", str(args.output)])
     started = time.monotonic()
-    network = train(args.output)
-    if int(os.environ.get("RANK", "0")) == 0:
-        path = save(network, args.output / "demo.safetensors")
+    alone = "WORLD_SIZE" not in os.environ
+    if alone:
+        for each in draws_of(STAGES):
+            drawn(args.output, each, progress=True)
+    path = args.output / "demo.safetensors"
+    failed = 0
+    if alone and (os.cpu_count() or 1) >= PROCESSES:
+        again = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={PROCESSES}"]
+        failed = subprocess.call([*again, "-m", "gpt_oss.demo.train", str(args.output)])
+    else:
+        network = train(args.output)
+        if int(os.environ.get("RANK", "0")) == 0:
+            save(network, path)
+    if alone and not failed:
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB) after {(time.monotonic() - started) / 60:.0f} minutes")
-    return 0
+    return failed
 
 
 if __name__ == "__main__":
