@@ -18,7 +18,7 @@ from gpt_oss.errors import ParameterError
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.openapi import body_of, read_as
-from gpt_oss.server.runner import Runner
+from gpt_oss.server.runner import Runner, together
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import EventStream, begun, event, unless_gone
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, decode, encode_with_special, special_tokens, token_bytes
@@ -126,9 +126,7 @@ async def _all(service: Service, choices: Sequence[Continuation], params: Sampli
         async for _ in choice.run(service.runner, _numbered(params, number)):
             pass
 
-    async with asyncio.TaskGroup() as group:
-        for number, choice in enumerate(choices):
-            group.create_task(one(number, choice))
+    await together(one(number, choice) for number, choice in enumerate(choices))
 
 
 async def _stream(
@@ -147,12 +145,10 @@ async def _stream(
 
     async def pump() -> None:
         try:
-            async with asyncio.TaskGroup() as group:
-                for index, choice in enumerate(choices):
-                    group.create_task(one(index, choice))
+            await together(one(index, choice) for index, choice in enumerate(choices))
             parts.put_nowait(None)
-        except* Exception as errors:
-            parts.put_nowait(errors.exceptions[0])
+        except Exception as error:
+            parts.put_nowait(error)
 
     task = asyncio.ensure_future(pump())
     try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 from gpt_oss.backends.base import SampledToken, TokenGenerator
 from gpt_oss.errors import CapacityError
@@ -49,6 +50,7 @@ class Runner:
                 plan.history,
                 plan.toolbox,
                 params=plan.params,
+                later=plan.later,
                 limits=replace(plan.limits, seconds=plan.limits.seconds or self._longest_s),
                 response_formats=plan.response_formats,
             )
@@ -109,3 +111,14 @@ class Runner:
         deadline = asyncio.get_running_loop().time() + seconds
         while (self.running or self.waiting) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+
+
+async def together(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of them; when one fails, the others are cancelled and its error is raised."""
+    tasks = [asyncio.ensure_future(run) for run in runs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -119,6 +119,23 @@ async def test_conversations_grow_by_whole_answers(store: Store) -> None:
     assert await store.items("conv_1") == []
 
 
+async def test_nothing_is_half_written(store: Store) -> None:
+    """The database fails in the middle of an end: a reader sees what was before, whole."""
+    await store.create_conversation("conv_1", {}, [{"id": "first"}])
+    await store.begin(body("r"), [{"id": "question"}], "conv_1")
+    twice = [{"sequence_number": 0}, {"sequence_number": 0}]
+    ended = body("r", "completed", output=[{"id": "answer"}])
+    with pytest.raises(StoreError):
+        await store.finish(ended, twice, [{"id": "question"}])
+    found = await store.response("r")
+    assert found is not None
+    assert found.body["status"] == "in_progress"
+    assert [item["id"] for item in await store.items("conv_1")] == ["first"]
+    assert await store.items_by_id(["answer"]) == {}
+    await store.finish(ended, twice[:1], [{"id": "question"}])
+    assert [item["id"] for item in await store.items("conv_1")] == ["first", "question", "answer"]
+
+
 async def test_many_at_a_time(store: Store) -> None:
     async def one(number: int) -> None:
         await store.begin(body(f"r{number}"), [])

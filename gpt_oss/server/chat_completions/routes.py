@@ -16,7 +16,7 @@ from gpt_oss.server.chat_completions.outbound import ChoiceFold, Delta, chunk, c
 from gpt_oss.server.errors import as_response
 from gpt_oss.server.openapi import body_of
 from gpt_oss.server.plan import Plan
-from gpt_oss.server.runner import Runner
+from gpt_oss.server.runner import Runner, together
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.sse import EventStream, ahead, begun, event, unless_gone
 
@@ -66,7 +66,7 @@ async def _answer(service: Service, wanted: Inbound) -> dict[str, Any]:
             async for each in events:
                 fold.push(each)
 
-    await _together([run(plan, fold) for plan, fold in zip(wanted.plans, folds, strict=True)])
+    await together([run(plan, fold) for plan, fold in zip(wanted.plans, folds, strict=True)])
     _remember(service, folds)
     return completion(service.identity("chatcmpl-"), folds, logprobs=wanted.logprobs)
 
@@ -97,17 +97,6 @@ async def _deltas(service: Service, plan: Plan, fold: ChoiceFold) -> AsyncGenera
     _remember(service, [fold])
 
 
-async def _together(runs: list[Any]) -> None:
-    """All of them; when one fails, the others are cancelled and its error is raised."""
-    tasks = [asyncio.ensure_future(run) for run in runs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 def _failed(error: Exception) -> bytes:
     return event(as_response(error)[1])
 
@@ -135,9 +124,7 @@ async def _stream(service: Service, wanted: Inbound) -> AsyncGenerator[bytes, No
 
     async def run_all() -> None:
         try:
-            await _together(
-                [run(i, plan, fold) for i, (plan, fold) in enumerate(zip(wanted.plans, folds, strict=True))]
-            )
+            await together([run(i, plan, fold) for i, (plan, fold) in enumerate(zip(wanted.plans, folds, strict=True))])
             _remember(service, folds)
             parts.put_nowait(None)
         except Exception as error:
