@@ -90,7 +90,7 @@ def laid_out(edges: set[Edge]) -> tuple[list[list[str]], dict[Edge, list[str]]]:
         for number, dummy in enumerate(dummies, row_of[a] + 1):
             rows[number].append(dummy)
         ways[a, b] = [a, *dummies, b]
-    links = {pair for way in ways.values() for pair in pairwise(way)}
+    links = sorted({pair for way in ways.values() for pair in pairwise(way)})  # sums of floats, in one order
     for sweep in range(24):
         order = range(1, len(rows)) if sweep % 2 == 0 else range(len(rows) - 2, -1, -1)
         for number in order:
