@@ -2,8 +2,7 @@
 
 Logits go through the engine's own sampler, which comes from load.py, so that params mean here what they mean everywhere
 and a seed gives the same draws. Each request has a cache of its own; steps of several requests alternate on one thread.
-Finished caches are kept for prompts that begin alike. transformers and torch are imported in this file only when a model
-is opened.
+Finished caches are kept for prompts that begin alike. transformers and torch are imported only when a model is opened.
 
 A step of one token reads every weight that it uses once, as everywhere; Transformers computes one request at a time.
 """
