@@ -29,7 +29,8 @@ class LoadOptions:
     """What a user may choose; None leaves it to the backend.
 
     backend: "auto" is openai_http where a URL is given, torch under torchrun with several processes, else cpu.
-    precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64"; metal: "bf16" or "float32".
+    precision: cpu: "exact" or "balanced"; torch: "float32", "bf16" or "float64"; metal: "bf16",
+        "float32" or "balanced".
     kv: what keys and values are kept as; int8 takes about half of the memory and is of the cpu backend.
     context_tokens: the longest prompt plus answer, in tokens; bounds the memory of the KV cache.
     threads: cpu only; None is every core.
@@ -95,7 +96,7 @@ def _open_metal(checkpoint: Checkpoint, options: LoadOptions) -> Model:
 
     if options.kv != "bf16":
         raise ParameterError(f"{options.kv} keys and values need the cpu backend; choose it, or bf16")
-    return open_model(checkpoint, dtype=options.precision, cache_tokens=options.context_tokens)
+    return open_model(checkpoint, precision=options.precision, cache_tokens=options.context_tokens)
 
 
 BACKENDS: dict[str, Callable[[Checkpoint, LoadOptions], Model]] = {

@@ -69,7 +69,7 @@ BACKENDS = [
     _torch("bf16", near=0.07, far=0.07, transformers=0.07, rounds=True),
     _cpu("exact", near=0.07, far=0.07, transformers=0.07, rounds=True),
     _cpu("balanced", near=0.2, far=0.2, transformers=0.2, rounds=True),
-    Backend("metal float32", partial(metal.open_model, dtype="float32"), near=1e-4, far=1e-4, transformers=1e-3),
+    Backend("metal float32", partial(metal.open_model, precision="float32"), near=1e-4, far=1e-4, transformers=1e-3),
     _cpu("exact", "int8", near=0.07, far=0.07, transformers=0.07, rounds=True),
 ]
 if torch.cuda.is_available():

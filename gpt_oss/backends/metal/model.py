@@ -25,7 +25,7 @@ from gpt_oss.memory import memory_bytes
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.tensors import Weights
 
-DTYPES = {"bf16": mx.bfloat16, "float32": mx.float32}
+PRECISIONS = ("bf16", "float32", "balanced")
 
 BLOCK_TOKENS = 32
 PROMPT_TOKENS = 2048  # of a step: enough rows for every expert, activations of some 200 MB
@@ -69,12 +69,13 @@ class MetalModel:
 
     prompt_tokens = PROMPT_TOKENS
 
-    def __init__(self, source: Weights, dtype: mx.Dtype, size: CacheSize, *, compiled: bool) -> None:
+    def __init__(self, source: Weights, dtype: mx.Dtype, size: CacheSize, *, int8: bool, compiled: bool) -> None:
         self.config: ModelConfig = source.config
         self.block_tokens = BLOCK_TOKENS
         self.cache_blocks, self.window_cache_blocks = size.blocks, size.window_blocks
-        self.description = f"{'bf16' if dtype == mx.bfloat16 else 'float32'} on {_device_name()}"
-        weights = load(source, dtype)
+        self.dtype = dtype
+        self.description = f"{_name(dtype)}{', balanced' if int8 else ''} on {_device_name()}"
+        weights = load(source, dtype, int8=int8)
         self._open: tuple[Network, Cache] | None = (
             Network(source.config, weights, compiled=compiled),
             Cache(source.config, size.blocks, size.window_blocks, BLOCK_TOKENS, dtype),
@@ -148,7 +149,7 @@ class MetalModel:
         all_wanted = len(wanted) == len(positions)
         last_windowed = self.config.is_windowed(self.config.num_hidden_layers - 1)
         return Batch(
-            embedded=mx.array(weights.embedding[tokens]).astype(weights.unembedding.dtype),
+            embedded=mx.array(weights.embedding[tokens]).astype(self.dtype),
             cos=cos,
             sin=sin,
             full=places_of(batch, self.config, BLOCK_TOKENS, windowed=False),
@@ -161,28 +162,29 @@ class MetalModel:
 
 
 def open_model(
-    source: Weights, *, dtype: str | None = None, cache_tokens: int | None = None, compiled: bool | None = None
+    source: Weights, *, precision: str | None = None, cache_tokens: int | None = None, compiled: bool | None = None
 ) -> MetalModel:
     """Make a checkpoint ready to compute.
 
-    dtype: "bf16" or "float32"; by default bf16 on a GPU, else float32. cache_tokens: positions of the KV cache, in all
-    sequences together; by default the longest context, or as much of it as fits into half of the memory that the
-    weights leave. compiled: let mlx fuse small operations; by default on a GPU only, for on CPUs every fused kernel
-    goes through a C++ compiler when it is first used.
-    Raises ParameterError, BackendError (not enough memory).
+    precision: "bf16" or "float32", by default bf16 on a GPU and float32 elsewhere, or "balanced": the same with int8
+    matrices in attention and unembedding. cache_tokens: positions of the KV cache, in all sequences together; by default
+    the longest context, or as much of it as fits into half of the memory that the weights leave. compiled: let mlx fuse
+    small operations; by default on a GPU only, for on CPUs a C++ compiler makes each fused kernel when it is first used.
+    Raises ParameterError, ConfigError (a shape that balanced cannot have), BackendError (not enough memory).
     """
     on_gpu = mx.metal.is_available()
-    dtype = dtype or ("bf16" if on_gpu else "float32")
-    if dtype not in DTYPES:
-        raise ParameterError(f"the metal backend's precision is one of {', '.join(DTYPES)}, not {dtype!r}")
+    if precision is not None and precision not in PRECISIONS:
+        raise ParameterError(f"the metal backend's precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    int8 = precision == "balanced"
+    dtype = mx.bfloat16 if precision == "bf16" or (on_gpu and precision != "float32") else mx.float32
     if cache_tokens is not None and cache_tokens < 1:
         raise ParameterError(f"cache_tokens must be 1 or more, not {cache_tokens}")
-    size = _cache_size(source, DTYPES[dtype], cache_tokens, _free_bytes())
+    size = _cache_size(source, dtype, cache_tokens, _free_bytes(), int8=int8)
     if on_gpu:
         # What a GPU uses must stay in memory: else the system drops weights between requests and fetches them again.
         mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
     try:
-        return MetalModel(source, DTYPES[dtype], size, compiled=on_gpu if compiled is None else compiled)
+        return MetalModel(source, dtype, size, int8=int8, compiled=on_gpu if compiled is None else compiled)
     except RuntimeError as error:
         raise BackendError(f"mlx cannot open the model: {error}") from error
 
@@ -205,10 +207,12 @@ class CacheSize:
         return blocks * BLOCK_TOKENS * 2 * config.num_key_value_heads * config.head_dim * dtype.size
 
 
-def _cache_size(source: Weights, dtype: mx.Dtype, wanted: int | None, free_bytes: int) -> CacheSize:
+def _cache_size(
+    source: Weights, dtype: mx.Dtype, wanted: int | None, free_bytes: int, *, int8: bool = False
+) -> CacheSize:
     """Raises BackendError, with the figures, where cache or weights do not fit."""
     config = source.config
-    weights = weights_bytes(config, source.quantized, dtype)
+    weights = weights_bytes(config, source.quantized, dtype, int8=int8)
     room = max(0, free_bytes - weights)
     if wanted is None:
         whole = CacheSize.of(config.max_context, config).bytes_in(config, dtype)
@@ -231,6 +235,10 @@ def _free_bytes() -> int:
     if mx.metal.is_available():
         return int(mx.device_info()["max_recommended_working_set_size"])
     return memory_bytes()[1]
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return "bf16" if dtype == mx.bfloat16 else "float32"
 
 
 def _device_name() -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_oss.backends.metal.cache import Cache, Places, Span
-from gpt_oss.backends.metal.weights import Experts, Linear, NetworkWeights
+from gpt_oss.backends.metal.weights import GROUP, Experts, Linear, Matrix, NetworkWeights
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.reference import rotary_tables
 
@@ -71,7 +71,7 @@ class Network:
         before, after = self._halves(len(x))
         for layer, block in enumerate(weights.blocks):
             places = batch.windowed if config.is_windowed(layer) else batch.full
-            q, k, v = before(x, batch.cos, batch.sin, block.attention_norm, *block.qkv)
+            q, k, v = before(x, batch.cos, batch.sin, block.attention_norm, block.qkv)
             cache.write(layer, places.written, k, v)
             if layer == config.num_hidden_layers - 1 and batch.wanted is not None and batch.wanted_places is not None:
                 if batch.wanted.size == 0:
@@ -82,7 +82,7 @@ class Network:
             (x,) = after(x, attended, block.out, block.mlp_norm, block.gate, block.mlp1, block.mlp2)
             if layer % LAYERS_AT_ONCE == LAYERS_AT_ONCE - 1:
                 mx.async_eval(x)
-        return rms_norm(x, weights.norm, config.rms_norm_eps) @ weights.unembedding
+        return multiply(rms_norm(x, weights.norm, config.rms_norm_eps), weights.unembedding)
 
     def _halves(self, tokens: int) -> tuple[Compute, Compute]:
         if self._compiled and (tokens <= FEW_TOKENS or tokens % QUANTUM == 0):
@@ -94,11 +94,11 @@ class Network:
         return mx.compile(self._before_attention), mx.compile(self._after_attention)
 
     def _before_attention(
-        self, x: mx.array, cos: mx.array, sin: mx.array, norm: mx.array, weight: mx.array, bias: mx.array
+        self, x: mx.array, cos: mx.array, sin: mx.array, norm: mx.array, qkv_layer: Linear
     ) -> tuple[mx.array, ...]:
         """x [tokens, hidden] to q [heads, tokens, head_dim] and k, v [kv_heads, tokens, head_dim]."""
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        qkv = linear(rms_norm(x, norm, self.config.rms_norm_eps), (weight, bias))
+        qkv = linear(rms_norm(x, norm, self.config.rms_norm_eps), qkv_layer)
         qkv = qkv.reshape(len(x), -1, self.config.head_dim).swapaxes(0, 1)
         rotated = rotate(qkv[: heads + kv_heads], cos, sin)
         return rotated[:heads], rotated[heads:], qkv[heads + kv_heads :]
@@ -127,10 +127,18 @@ def rms_norm(x: mx.array, scale: mx.array, eps: float) -> mx.array:
     return mx.fast.rms_norm(x, scale, eps).astype(x.dtype)
 
 
-def linear(x: mx.array, layer: tuple[mx.array, mx.array]) -> mx.array:
-    """x [tokens, in] to [tokens, out]. layer: a weights.Linear."""
-    weight, bias = layer
-    return mx.addmm(bias, x, weight)
+def linear(x: mx.array, layer: Linear) -> mx.array:
+    """x [tokens, in] to [tokens, out]."""
+    weight, bias = layer  # where mlx compiles, it is a plain tuple
+    return mx.addmm(bias, x, weight) if isinstance(weight, mx.array) else multiply(x, weight) + bias
+
+
+def multiply(x: mx.array, matrix: Matrix) -> mx.array:
+    """x [tokens, in] to [tokens, out]."""
+    if isinstance(matrix, mx.array):
+        return x @ matrix
+    codes, scales, offsets = matrix
+    return mx.quantized_matmul(x, codes, scales, offsets, transpose=True, group_size=GROUP, bits=8)
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:

@@ -9,19 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 import numpy as np
 
 from gpt_oss.backends.metal.mapping import arrays_to_mlx, to_mlx
+from gpt_oss.errors import ConfigError
 from gpt_oss.model.checkpoint import Checkpoint
 from gpt_oss.model.config import ModelConfig
-from gpt_oss.model.tensors import E8M0_BIAS, U8, Array, ExpertWeights, Weights, canonical_tensors
+from gpt_oss.model.tensors import E8M0_BIAS, U8, Array, ExpertWeights, TensorSpec, Weights, canonical_tensors
+
+GROUP = 32  # values that share a scale in int8; the released hidden size is no multiple of 128
+
+
+class Int8(NamedTuple):
+    """A matrix [out, in] in mlx's affine form: value = code * scale + offset, both of them for every GROUP values."""
+
+    codes: mx.array  # uint32 [out, in / 4], four codes a word
+    scales: mx.array  # [out, in / 32]
+    offsets: mx.array
+
+
+Matrix: TypeAlias = mx.array | Int8  # an array is [in, out], mostly a transposed view
 
 
 class Linear(NamedTuple):
-    weight: mx.array  # [in, out]: mostly a transposed view
+    weight: Matrix
     bias: mx.array  # [out]
 
 
@@ -55,13 +69,19 @@ class NetworkWeights:
     embedding: Array  # [vocab, hidden] bf16, in the file: the host picks rows of it, and no GPU memory goes to it
     blocks: Sequence[Block]
     norm: mx.array  # [hidden]
-    unembedding: mx.array  # [hidden, vocab]
+    unembedding: Matrix  # from [hidden] to [vocab]
     expert_input_scale: float
 
 
-def load(source: Weights, dtype: mx.Dtype) -> NetworkWeights:
-    """dtype: bfloat16 or float32, of everything that is not MXFP4. Every array is evaluated: any thread may use it."""
+def load(source: Weights, dtype: mx.Dtype, *, int8: bool = False) -> NetworkWeights:
+    """dtype: bfloat16 or float32, of everything that is not MXFP4. int8: but for the matrices of attention and the
+    unembedding, which are read once a token and are two thirds of what it reads. Every array is evaluated: any thread
+    may use it. Raises ConfigError for a shape that has no int8 form.
+    """
     config = source.config
+    heads_out = config.num_attention_heads * config.head_dim
+    if int8 and heads_out % GROUP:
+        raise ConfigError(f"{heads_out} columns of attention are no multiple of {GROUP}, as balanced precision needs")
 
     def vector(name: str) -> mx.array:
         return _evaluated(to_mlx(source.tensor(name)).astype(dtype))
@@ -71,9 +91,11 @@ def load(source: Weights, dtype: mx.Dtype) -> NetworkWeights:
         rounded = scale.astype(dtype)
         return _evaluated(rounded if mx.array_equal(rounded.astype(scale.dtype), scale) else scale)
 
-    def matrix(name: str) -> mx.array:
+    def matrix(name: str) -> Matrix:
         """[out, in] as [in, out]. The CPU build's BLAS takes half the time for it when it really lies so."""
         stored = to_mlx(source.tensor(name))
+        if int8 and not name.endswith("gate.weight"):
+            return _int8(stored.astype(dtype))
         return _evaluated(stored.T if stored.dtype == dtype else mx.contiguous(stored.T.astype(dtype)))
 
     def linear(name: str) -> Linear:
@@ -104,13 +126,25 @@ def load(source: Weights, dtype: mx.Dtype) -> NetworkWeights:
     )
 
 
-def weights_bytes(config: ModelConfig, quantized: bool, dtype: mx.Dtype) -> int:
+def weights_bytes(config: ModelConfig, quantized: bool, dtype: mx.Dtype, *, int8: bool = False) -> int:
     """About how much memory the device needs for them, mapped or not."""
-    return sum(
-        spec.size_bytes // spec.dtype.itemsize * (1 if spec.dtype == U8 else dtype.size)
-        for name, spec in canonical_tensors(config, quantized).items()
-        if name != "embedding.weight"
-    )
+
+    def value_bytes(name: str, spec: TensorSpec) -> float:
+        if spec.dtype == U8:
+            return 1
+        if int8 and name.endswith(("qkv.weight", "out.weight", "unembedding.weight")):
+            return 1 + 2 * dtype.size / GROUP
+        return dtype.size
+
+    tensors = canonical_tensors(config, quantized).items()
+    held = ((name, spec) for name, spec in tensors if name != "embedding.weight")
+    return int(sum(spec.size_bytes // spec.dtype.itemsize * value_bytes(name, spec) for name, spec in held))
+
+
+def _int8(matrix: mx.array) -> Int8:
+    made = Int8(*mx.quantize(matrix, group_size=GROUP, bits=8))
+    mx.eval(*made)
+    return made
 
 
 def _experts(source: Weights, layer: int, dtype: mx.Dtype) -> tuple[Experts, Experts]:

@@ -20,7 +20,7 @@ from gpt_oss.backends.metal import mapping, model, network, open_model
 from gpt_oss.backends.metal.cache import places_of
 from gpt_oss.backends.sequence import SingleSequence
 from gpt_oss.engine.engine import Engine, EngineConfig
-from gpt_oss.errors import BackendError, ContextOverflowError, ParameterError
+from gpt_oss.errors import BackendError, ConfigError, ContextOverflowError, ParameterError
 from gpt_oss.generate import chat_prompt
 from gpt_oss.load import LoadOptions, load
 from gpt_oss.model import reference
@@ -119,9 +119,9 @@ def test_norms_that_bf16_cannot_hold_stay_float32() -> None:
 
     expected = reference.forward(Uneven(), TOKENS[:40])
     assert np.abs(logits_of(Uneven(), TOKENS[:40]) - expected).max() < NEAR
-    opened = open_model(Uneven(), dtype="bf16", cache_tokens=64)
+    opened = open_model(Uneven(), precision="bf16", cache_tokens=64)
     assert opened._parts[0].weights.norm.dtype == mx.float32
-    assert open_model(WEIGHTS, dtype="bf16", cache_tokens=64)._parts[0].weights.norm.dtype == mx.bfloat16
+    assert open_model(WEIGHTS, precision="bf16", cache_tokens=64)._parts[0].weights.norm.dtype == mx.bfloat16
 
 
 def test_in_bf16_it_is_near_the_reference() -> None:
@@ -130,12 +130,34 @@ def test_in_bf16_it_is_near_the_reference() -> None:
     expected = reference.forward(WEIGHTS, TOKENS[:64])
     torch_model = torch_backend.open_model(WEIGHTS, dtype="bf16", device="cpu", cache_tokens=64)
     of_torch = np.median(np.abs(SingleSequence(torch_model).forward(TOKENS[:64], logits=None) - expected))
-    ours = np.median(np.abs(logits_of(WEIGHTS, TOKENS[:64], dtype="bf16") - expected))
+    ours = np.median(np.abs(logits_of(WEIGHTS, TOKENS[:64], precision="bf16") - expected))
     assert 0 < ours < 3 * of_torch
 
 
-def test_compiling_changes_next_to_nothing() -> None:
-    opened = [open_model(WEIGHTS, cache_tokens=320, compiled=compiled) for compiled in (False, True)]
+def test_balanced_rounds_attention_and_unembedding_to_int8() -> None:
+    expected = reference.forward(WEIGHTS, TOKENS[:100])
+    logits = logits_of(WEIGHTS, TOKENS[:100], precision="balanced")
+    typical = np.median(np.abs(logits - expected))
+    assert 0.002 < typical < 0.05
+    opened = open_model(WEIGHTS, precision="balanced", cache_tokens=32)
+    assert opened.description == "float32, balanced on cpu"
+    codes, scales, offsets = opened._parts[0].weights.blocks[0].qkv.weight
+    back = np.array(mx.dequantize(codes, scales, offsets, group_size=32, bits=8))
+    exact = WEIGHTS.tensor("block.0.attn.qkv.weight").astype(np.float32)
+    assert (np.abs(back - exact).reshape(-1, 32) <= 0.51 * np.abs(np.array(scales)).reshape(-1, 1)).mean() > 0.99
+
+
+def test_balanced_needs_columns_in_groups() -> None:
+    config = replace(TINY, num_attention_heads=3, num_key_value_heads=3, head_dim=10)
+    with pytest.raises(ConfigError, match="30 columns of attention are no multiple of 32"):
+        open_model(RandomWeights(config), precision="balanced", cache_tokens=32)
+
+
+@pytest.mark.parametrize("precision", ["float32", "balanced"])
+def test_compiling_changes_next_to_nothing(precision: str) -> None:
+    opened = [
+        open_model(WEIGHTS, cache_tokens=320, precision=precision, compiled=compiled) for compiled in (False, True)
+    ]
     plain, compiled = (SingleSequence(m, 1).forward(TOKENS[:5], logits=None) for m in opened)
     np.testing.assert_allclose(compiled, plain, atol=1e-5)
     block = np.zeros(1, np.int32)
@@ -272,8 +294,9 @@ def test_the_cache_takes_the_longest_context_or_half_of_the_memory() -> None:
         open_model(WEIGHTS, cache_tokens=10**9)
 
 
-def test_weights_bytes_is_what_the_arrays_take() -> None:
-    weights = open_model(WEIGHTS, cache_tokens=32)._parts[0].weights
+@pytest.mark.parametrize("precision", ["float32", "balanced"])
+def test_weights_bytes_is_what_the_arrays_take(precision: str) -> None:
+    weights = open_model(WEIGHTS, precision=precision, cache_tokens=32)._parts[0].weights
 
     def arrays(value: object) -> list[mx.array]:
         if isinstance(value, mx.array):
@@ -282,12 +305,13 @@ def test_weights_bytes_is_what_the_arrays_take() -> None:
 
     every = arrays([list(weights.blocks), weights.norm, weights.unembedding])
     held = sum(array.nbytes for array in every)
-    assert model.weights_bytes(TINY, True, mx.float32) == pytest.approx(held, rel=0.01)
+    expected = model.weights_bytes(TINY, True, mx.float32, int8=precision == "balanced")
+    assert expected == pytest.approx(held, rel=0.01)
 
 
 def test_wrong_options_are_refused() -> None:
-    with pytest.raises(ParameterError, match="bf16, float32, not 'int8'"):
-        open_model(WEIGHTS, dtype="int8")
+    with pytest.raises(ParameterError, match="bf16, float32, balanced, not 'int8'"):
+        open_model(WEIGHTS, precision="int8")
     with pytest.raises(ParameterError, match="cache_tokens must be 1 or more"):
         open_model(WEIGHTS, cache_tokens=0)
     with pytest.raises(ParameterError, match="int8 keys and values need the cpu backend"):
