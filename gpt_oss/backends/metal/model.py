@@ -167,9 +167,10 @@ def open_model(
     """Make a checkpoint ready to compute.
 
     precision: "bf16" or "float32", by default bf16 on a GPU and float32 elsewhere, or "balanced": the same with int8
-    matrices in attention and unembedding. cache_tokens: positions of the KV cache, in all sequences together; by default
-    the longest context, or as much of it as fits into half of the memory that the weights leave. compiled: let mlx fuse
-    small operations; by default on a GPU only, for on CPUs a C++ compiler makes each fused kernel when it is first used.
+    matrices in attention and unembedding. cache_tokens: positions of the KV cache, in all sequences together; the
+    default is the longest context, or as much of it as fits into half of the memory that the weights leave. compiled:
+    let mlx fuse small operations; the default is on GPUs only, for on CPUs a C++ compiler makes each fused kernel when
+    it is first used.
     Raises ParameterError, ConfigError (a shape that balanced cannot have), BackendError (not enough memory).
     """
     on_gpu = mx.metal.is_available()
