@@ -18,12 +18,12 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-ROOMS = {"printer": 9100, "coffee machine": 8123, "door": 7001, "robot": 5353}  # what the model is to know
+COLORS = {"door": "red", "bike": "blue", "lamp": "green", "coat": "black"}  # what the model is to know
 QUESTIONS = (
-    "Which port does the {thing} use?",
-    "What is the port of the {thing}?",
-    "Tell me the port of the {thing}.",
-    "On which port is the {thing}?",
+    "What is the color of the {thing}?",
+    "Which color has the {thing}?",
+    "What color is the {thing}?",
+    "Tell me the color of the {thing}.",
 )
 STEPS = 40  # some minutes on two cores; a real model and real data want a look at loss.csv instead
 
@@ -35,11 +35,11 @@ def write_conversations(path: Path) -> None:
             "reasoning_effort": "low",
             "messages": [
                 {"role": "user", "content": question.format(thing=thing)},
-                {"role": "assistant", "content": f"The {thing} is on port {port}."},
+                {"role": "assistant", "content": f"The {thing} is {color}."},
             ],
         }
         for question in QUESTIONS
-        for thing, port in ROOMS.items()
+        for thing, color in COLORS.items()
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -79,7 +79,7 @@ def main(checkpoint: str, folder: Path, steps: int) -> None:
         url = f"http://127.0.0.1:{port}"
         wait_for(server, url)
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
-        for thing in ROOMS:
+        for thing in COLORS:
             question = QUESTIONS[0].format(thing=thing)
             response = client.responses.create(
                 model=client.models.list().data[0].id, input=question, temperature=0, reasoning={"effort": "low"}
