@@ -15,10 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from generated import DOCS, main
+from openai_harmony import Author, Message, Role
 
 from gpt_oss.harmony.convert import from_chat
+from gpt_oss.harmony.events import ParsedMessage
+from gpt_oss.harmony.parser import parse
 from gpt_oss.harmony.render import Conversation, render
-from gpt_oss.vocabulary import START, decode, special_name
+from gpt_oss.vocabulary import START, decode, encode_with_special, special_name
 
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 WIDTH, LEFT, LINE, SIZE = 980, 178, 25, 13
@@ -75,9 +78,29 @@ class Said:
 
 def conversation(messages: Sequence[dict], *, keep_analysis: bool) -> list[Said]:
     prompt = from_chat(messages, tools=[WEATHER], reasoning_effort="low", current_date=DATE)
-    tokens = render(Conversation(prompt.conversation.messages), keep_analysis=keep_analysis)
+    return rendered(Conversation(prompt.conversation.messages), keep_analysis=keep_analysis)
+
+
+def rendered(messages: Conversation, *, keep_analysis: bool) -> list[Said]:
+    tokens = render(messages, keep_analysis=keep_analysis)
     starts = [*(i for i, token in enumerate(tokens) if token == START), len(tokens)]
     return [said(tokens[a:b]) for a, b in pairwise(starts)]
+
+
+def python_turn() -> list[Said]:
+    """A question that is answered with the python tool: what the model wrote, read by the parser and rendered again."""
+    thought = "<|channel|>analysis<|message|>I let python multiply.<|end|><|start|>assistant"
+    call = "<|channel|>analysis to=python code<|message|>print(4821 * 377)<|call|>"
+    final = "<|channel|>final<|message|>4821 × 377 = 1,817,517<|return|>"
+    question = Message.from_role_and_content(Role.USER, "What is 4821 * 377?")
+    tool = Author(role=Role.TOOL, name="python")
+    result = Message.from_author_and_content(tool, "1817517").with_channel("analysis").with_recipient("assistant")
+    history = [question, *written(thought + call), result, *written(final)]
+    return rendered(Conversation(history), keep_analysis=True)
+
+
+def written(text: str) -> list[ParsedMessage]:
+    return parse(encode_with_special(text), "assistant").messages
 
 
 def said(tokens: Sequence[int]) -> Said:
@@ -190,6 +213,7 @@ def files() -> dict[Path, str]:
         image / "harmony-next-prompt.svg": tokens_picture(
             everything, "The next turn's prompt: finished thoughts are left out", dropped=dropped
         ),
+        image / "harmony-python.svg": tokens_picture(python_turn(), "A turn with the python tool, token by token"),
         image / "chat.svg": terminal_picture(
             chat_lines(), "A question in the terminal chat, answered with the browser"
         ),
