@@ -27,10 +27,22 @@ from tests.server.conftest import serving
 SCRIPTS = Path(__file__).parent / "scripts"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
 MARK = "<!-- table: python -m tests.clients.table -->"
-FEATURES = ("answer", "stream", "reasoning", "tools", "structured output", "state", "--oss")
+FEATURES = (
+    "answer",
+    "stream",
+    "reasoning",
+    "tools",
+    "free-form tools",
+    "structured output",
+    "state",
+    "WebSocket",
+    "--oss",
+)
 THINK = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>{}<|return|>"
 CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}<|call|>"
+FREE = "<|channel|>commentary to=functions.{}<|message|>{}<|call|>"
+PATCH = "*** Begin Patch\n*** Update File: main.py\n@@\n-print('old')\n+print('new')\n*** End Patch"
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,7 @@ class Client:
 
 
 CLIENTS = (
-    Client("openai-python", "openai_python.py", ("openai",)),
+    Client("openai-python", "openai_python.py", ("openai", "websockets")),
     Client("openai-node", "openai_node.mjs", ("openai",)),
     Client("Codex CLI", "codex_node.mjs", ("@openai/codex",)),
     Client("openai-agents (Python)", "agents_python.py", ("openai-agents",)),
@@ -72,6 +84,10 @@ def reply(prompt: list[int]) -> Sequence[int]:
     elif "edit main.py" in asked and not answered:
         command = json.dumps({"cmd": "sed -i s/old/new/ main.py"})
         said = THINK.format("I edit.") + CALL.format("exec_command", command)
+    elif "patch main.py" in asked and not answered:
+        said = THINK.format("I patch.") + FREE.format("apply_patch", PATCH)
+    elif "run a command" in asked and not answered:
+        said = CALL.format("run_commands", '{"commands": ["echo rain"]}')
     elif answered:
         said = FINAL.format("Done.")
     elif "report" in asked:

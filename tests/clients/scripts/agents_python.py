@@ -6,10 +6,13 @@ import sys
 sys.path.insert(0, __file__.rsplit("/", 1)[0])
 from agents import (
     Agent,
+    ApplyPatchTool,
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     Runner,
+    ShellTool,
+    apply_diff,
     function_tool,
     set_tracing_disabled,
 )
@@ -54,6 +57,23 @@ with feature("tools"):
     for model in MODELS:
         result = Runner.run_sync(agent(model, tools=[get_weather]), "What is the weather in Oslo?")
         assert result.final_output == "It rains in Oslo.", result.final_output
+with feature("free-form tools"):
+    patched, ran = {}, []
+
+    class Editor:
+        def update_file(self, operation):
+            patched[operation.path] = apply_diff("print('old')\n", operation.diff)
+
+        create_file = delete_file = update_file
+
+    def run(request):
+        ran.extend(request.data.action.commands)
+        return "rain"
+
+    result = Runner.run_sync(agent(MODELS[0], tools=[ApplyPatchTool(editor=Editor())]), "Please patch main.py")
+    assert result.final_output == "Done." and patched == {"main.py": "print('new')\n"}
+    result = Runner.run_sync(agent(MODELS[0], tools=[ShellTool(executor=run)]), "Please run a command")
+    assert result.final_output == "Done." and ran == ["echo rain"]
 with feature("structured output"):
     for model in MODELS:
         result = Runner.run_sync(agent(model, output_type=Report), "A report, please")

@@ -22,6 +22,9 @@ await feature("stream", async () => {
 });
 await feature("reasoning", async () => {
   check((await generateText({ model: compatible("m"), prompt: "Say hello" })).reasoningText, "Be friendly.");
+  const providerOptions = { openai: { reasoningSummary: "auto", forceReasoning: true } };
+  const { reasoningText } = await generateText({ model: models[0], prompt: "Say hello", providerOptions });
+  check(reasoningText, "Be friendly.");
 });
 await feature("tools", async () => {
   for (const model of models) {

@@ -34,6 +34,21 @@ await feature("tools", async () => {
   codex(folder, "Please edit main.py: old becomes new");
   check(readFileSync(join(folder, "main.py"), "utf8"), "print('new')\n");
 });
+await feature("free-form tools", async () => {
+  // Codex's apply_patch, in its own grammar, is there for models of which its catalog says so.
+  const program = join(process.env.CLIENTS_NODE, "node_modules", ".bin", "codex");
+  const known = JSON.parse(execFileSync(program, ["debug", "models"], { env: { ...process.env, CODEX_HOME: home }, maxBuffer: 1e8 }));
+  const model = { ...known.models.find(({ slug }) => slug === "gpt-5.5"), slug: "gpt-oss-20b", base_instructions: "Help." };
+  const catalog = join(home, "catalog.json");
+  writeFileSync(catalog, JSON.stringify({ ...known, models: [model] }));
+  const folder = mkdtempSync(join(home, "work-"));
+  writeFileSync(join(folder, "main.py"), "print('old')\n");
+  codex(folder, "-c", `model_catalog_json="${catalog}"`, "Please patch main.py");
+  check(readFileSync(join(folder, "main.py"), "utf8"), "print('new')\n");
+});
+await feature("WebSocket", async () => {
+  check(codex(home, "-c", "model_providers.ours.supports_websockets=true", "Say hello").endsWith("Hello!"), true);
+});
 await feature("structured output", async () => {
   const file = join(home, "schema.json");
   writeFileSync(file, JSON.stringify({

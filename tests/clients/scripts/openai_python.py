@@ -43,6 +43,21 @@ with feature("tools"):
     result = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "rain"}
     last = client.chat.completions.create(model="m", messages=[*ASK, said, result], tools=[WEATHER])
     assert last.choices[0].message.content == "It rains in Oslo."
+with feature("free-form tools"):
+    patch = {"type": "custom", "name": "apply_patch"}
+    first = client.responses.create(model="m", input="Please patch main.py", tools=[patch])
+    call = first.output[-1]
+    assert call.type == "custom_tool_call" and call.input.startswith("*** Begin Patch\n*** Update File: main.py")
+    result = {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Done"}
+    asked = {"role": "user", "content": "Please patch main.py"}
+    assert (
+        client.responses.create(model="m", input=[asked, *first.output, result], tools=[patch]).output_text == "Done."
+    )
+with feature("WebSocket"):
+    with client.responses.connect() as connection:
+        connection.response.create(model="m", input="Say hello")
+        last = next(event for event in connection if event.type == "response.completed")
+    assert last.response.output_text == "Hello!"
 with feature("structured output"):
     parsed = client.responses.parse(model="m", input="A report, please", text_format=Report)
     assert parsed.output_parsed == Report(city="Oslo", rain=True)
