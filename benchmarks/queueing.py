@@ -185,12 +185,12 @@ class _Request:
     arrived: float
     cached: int = 0
     unread: int = 0  # of the prompt
-    sampled: int = 0
-    first: float = 0.0
+    ends: int = -1  # when its replica has taken so many steps; -1: it has no token yet
 
     @property
-    def context(self) -> int:
-        return self.ask.prompt - self.unread + self.sampled
+    def size(self) -> int:
+        """Tokens, at its end."""
+        return self.ask.prompt + self.ask.answer
 
 
 class _Replica:
@@ -200,11 +200,15 @@ class _Replica:
         self.name, self.timing, self.limits = name, timing, limits
         self.waiting: deque[_Request] = deque()
         self.reading: list[_Request] = []
-        self.answering: list[_Request] = []
+        self.answering: list[tuple[int, int, _Request]] = []  # a heap: (ends, order, request)
+        self.admitted: list[_Request] = []  # when this step began
+        self.taken = 0  # steps, in all
+        self.read = 0  # tokens of prompts, in this step
         self.kept: OrderedDict[int, int] = OrderedDict()  # conversation: tokens, the longest unused first
         self.kept_tokens = 0
         self.version = 0  # of the step under way; older events are void
         self.began, self.step_s, self.steps = 0.0, 0.0, 0  # steps 0: idle
+        self._contexts, self._held, self._order = 0, 0, 0  # tokens of the answering; tokens set aside; of the heap
         self._shares: list[tuple[_Request, int]] = []
         self._shared, self._shared_known = shared, False
         self._read_s = timing.step_s(PROMPT_QUANTUM, 0, 0, 0) / PROMPT_QUANTUM
@@ -215,18 +219,17 @@ class _Replica:
 
     def begin(self, now: float) -> float | None:
         """Take in who fits and start a step; when it ends. None: nothing to do."""
-        self._admit(now)
+        self.admitted = self._admit()
         if not (self.reading or self.answering):
             self.steps = 0
             return None
         self._shares = self._plan()
         read = sum(count for _, count in self._shares)
-        position = sum(request.context * count for request, count in self._shares) / read if read else 0
-        contexts = sum(request.context for request in self.answering)
-        self.step_s = self.timing.step_s(read, position, len(self.answering), contexts)
-        self.steps = 1
+        position = sum((r.ask.prompt - r.unread) * count for r, count in self._shares) / read if read else 0
+        self.step_s = self.timing.step_s(read, position, len(self.answering), self._contexts)
+        self.steps, self.read = 1, read
         if not read:
-            self.steps = min(JUMP_STEPS, min(r.ask.answer - r.sampled for r in self.answering))
+            self.steps = min(JUMP_STEPS, self.answering[0][0] - self.taken)
         self.began = now
         self.version += 1
         return now + self.steps * self.step_s
@@ -243,41 +246,51 @@ class _Replica:
     def end(self, now: float) -> tuple[list[_Request], list[_Request], int]:
         """The step is over: (who got a first token, who is done, tokens that were not first)."""
         later = self.steps * len(self.answering)
-        for request in self.answering:
-            request.sampled += self.steps
+        self._contexts += later
+        self.taken += self.steps
         firsts = []
         for request, count in self._shares:
             request.unread -= count
             if request.unread == 0:
-                request.sampled, request.first = 1, now
                 firsts.append(request)
                 self.reading.remove(request)
-                self.answering.append(request)
-        done = [request for request in self.answering if request.sampled >= request.ask.answer]
-        for request in done:
-            self.answering.remove(request)
-            self.kept_tokens += request.context - self.kept.pop(request.ask.conversation, 0)
-            self.kept[request.ask.conversation] = request.context
+                request.ends = self.taken + request.ask.answer - 1
+                self._order += 1
+                heappush(self.answering, (request.ends, self._order, request))
+                self._contexts += request.ask.prompt + 1
+        done = []
+        while self.answering and self.answering[0][0] <= self.taken:
+            request = heappop(self.answering)[2]
+            done.append(request)
+            self._contexts -= request.size
+            self._held -= request.size
+            self.kept_tokens += request.size - self.kept.pop(request.ask.conversation, 0)
+            self.kept[request.ask.conversation] = request.size
         return firsts, done, later
 
-    def _admit(self, now: float) -> None:
-        limits = self.limits
+    def sampled(self, request: _Request) -> int:
+        """Tokens that one of this replica's has got."""
+        return 0 if request.ends < 0 else request.ask.answer - max(0, request.ends - self.taken)
+
+    def _admit(self) -> list[_Request]:
+        """Those in front who fit; kept conversations make room for them."""
+        limits, admitted = self.limits, []
         while self.waiting and len(self.reading) + len(self.answering) < limits.max_running:
             request = self.waiting[0]
-            needed = request.ask.prompt + request.ask.answer
-            held = sum(r.ask.prompt + r.ask.answer for r in (*self.reading, *self.answering))
-            if held and held + needed > limits.cache_tokens:
-                return
+            if self._held and self._held + request.size > limits.cache_tokens:
+                break
             self.waiting.popleft()
+            admitted.append(request)
             known = self.kept.pop(request.ask.conversation, 0)
             self.kept_tokens -= known
             request.cached = min(request.ask.prompt - 1, max(known, self._shared if self._shared_known else 0))
             request.unread = request.ask.prompt - request.cached
             self._shared_known = True
             self.reading.append(request)
-            room = limits.cache_tokens - held - needed
-            while self.kept and self.kept_tokens > room:
+            self._held += request.size
+            while self.kept and self.kept_tokens > limits.cache_tokens - self._held:
                 self.kept_tokens -= self.kept.popitem(last=False)[1]
+        return admitted
 
     def _plan(self) -> list[tuple[_Request, int]]:
         """As Engine._plan: the same share of a step for every prompt, less where somebody waits for a next token."""
@@ -366,8 +379,8 @@ def simulate(
     placement, homes = Placement(), dict[int, str]()
     events: list[tuple[float, int, int, int, int]] = []  # time, order, replica or -1, version or who, retried
     first, between, waits, stays = _Weighted(), _Weighted(), _Weighted(), _Weighted()
-    everything: list[_Request] = []
-    refused = answered = later_tokens = sampled_total = order = inside = 0
+    everything: list[tuple[_Replica, _Request]] = []
+    refused = answered = later_tokens = sampled_total = read_total = order = inside = 0
     busy = area = now = 0.0
 
     def schedule(at: float, replica: int, what: int, again: int = 0) -> None:
@@ -385,10 +398,9 @@ def simulate(
 
     def begin(number: int) -> None:
         replica = replicas[number]
-        waiting = list(replica.waiting)
         end = replica.begin(now)
-        for request in waiting[: len(waiting) - len(replica.waiting)]:
-            everything.append(request)
+        for request in replica.admitted:
+            everything.append((replica, request))
             if request.arrived >= warm_up_s:
                 waits.add(now - request.arrived)
         if end is not None:
@@ -427,6 +439,7 @@ def simulate(
         busy += max(0.0, now - max(replica.began, warm_up_s))
         took = replica.step_s
         firsts, done, later = replica.end(now)
+        read_total += replica.read
         sampled_total += later + len(firsts)
         if now >= warm_up_s:
             if later:
@@ -448,6 +461,9 @@ def simulate(
         busy += max(0.0, seconds - max(replica.began, warm_up_s)) if replica.steps else 0.0
 
     measured = seconds - warm_up_s
+    prompts = sum(request.ask.prompt for _, request in everything)
+    cached = sum(request.cached for _, request in everything)
+    unread = sum(request.unread for _, request in everything)
     return Result(
         seconds=measured,
         requests=answered,
@@ -459,13 +475,13 @@ def simulate(
         in_system=area / measured,
         utilisation=busy / measured / len(replicas),
         output_tokens_per_s=later_tokens / measured,
-        prefix_hits=sum(r.cached for r in everything) / max(1, sum(r.ask.prompt for r in everything)),
-        prompts=sum(r.ask.prompt for r in everything),
-        cached=sum(r.cached for r in everything),
-        computed=sum(r.ask.prompt - r.cached - r.unread for r in everything),
-        unread=sum(r.unread for r in everything),
+        prefix_hits=cached / max(1, prompts),
+        prompts=prompts,
+        cached=cached,
+        computed=read_total,
+        unread=unread,
         sampled=sampled_total,
-        delivered=sum(r.sampled for r in everything),
+        delivered=sum(replica.sampled(request) for replica, request in everything),
     )
 
 
@@ -517,10 +533,13 @@ def run_fleet(fleet: Fleet, users: int, workload: Workload, *, seconds: float = 
 
 
 def users_that_fit(fleet: Fleet, workload: Workload, goal: Goal, *, seconds: float = 600.0) -> int:
-    """The most users with whom the goal is still met, to two digits; 0 where one is too many."""
+    """The most users with whom the goal is still met, to two digits; 0 where one is too many.
+
+    seconds: of a run with a hundred users or more; fewer are watched for longer, as their percentiles waver.
+    """
 
     def fits(users: int) -> bool:
-        return goal.met_by(run_fleet(fleet, users, workload, seconds=seconds))
+        return goal.met_by(run_fleet(fleet, users, workload, seconds=watched_s(users, seconds)))
 
     if not fits(1):
         return 0
@@ -531,7 +550,14 @@ def users_that_fit(fleet: Fleet, workload: Workload, goal: Goal, *, seconds: flo
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     digits = 10 ** max(0, len(str(good)) - 2)
-    return good // digits * digits
+    good = good // digits * digits
+    while good and not fits(good):
+        good -= digits
+    return good
+
+
+def watched_s(users: int, seconds: float) -> float:
+    return seconds * min(20.0, max(1.0, 100 / users))
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
