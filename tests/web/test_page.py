@@ -39,6 +39,8 @@ def answer_of(page: Any, number: int = -1) -> Any:
 
 
 def test_a_chat_with_the_demo_model_and_its_python(context: Any, demo: Live) -> None:
+    settings = '{"temperature": 0, "effort": "low"}'
+    context.add_init_script(f"location.protocol === 'http:' && localStorage.setItem('gpt-oss.settings', '{settings}')")
     page = opened(context, demo.url)
     page.get_by_role("button", name="What is 4821 * 377?").click()
     card = page.locator(".card.python")
@@ -145,11 +147,16 @@ def live_prompt(live: Live) -> str:
     return decode(live.generator.prompts[-1])
 
 
-def test_patches_are_coloured(context: Any, scripted: Scripted) -> None:
+@pytest.mark.parametrize("kind", ["apply_patch", "custom"])
+def test_patches_are_coloured(context: Any, scripted: Scripted, kind: str) -> None:
     call = f"<|channel|>commentary to=functions.apply_patch code<|message|>{PATCH}<|call|>"
-    page = opened(context, scripted(call).url)
+    page = opened(context, scripted(call, final("Done.")).url)
     page.get_by_role("button", name="Settings").first.click()
-    page.get_by_role("button", name="patches").click()
+    if kind == "apply_patch":
+        page.get_by_role("button", name="patches").click()
+    else:
+        page.get_by_label("Functions").fill('{"type": "custom", "name": "apply_patch"}')
+        page.get_by_label("Functions").blur()
     page.get_by_role("button", name="Close").click()
     ask(page, "Return two")
     diff = page.locator(".diff")
@@ -157,6 +164,9 @@ def test_patches_are_coloured(context: Any, scripted: Scripted) -> None:
     assert diff.locator(".removed").inner_text() == "-    return 1"
     assert diff.locator(".added").inner_text() == "+    return 2"
     assert "a.py +1 −1" in page.locator(".card.call summary").inner_text()
+    page.get_by_label("Answer to apply_patch").fill("Changed a.py")
+    page.get_by_role("button", name="Send answer").click()
+    shows(page, "Done.")
 
 
 # ---- stopping, versions, branches -----------------------------------------------------------------------------------
@@ -186,6 +196,10 @@ def test_retry_edit_and_branch_lose_nothing(context: Any, scripted: Scripted) ->
     versions.get_by_role("button", name="Previous answer").click()
     shows(page, "Answer 1.")
     assert "1 / 2" in versions.inner_text()
+    page.reload()  # the address says which version is shown
+    shows(page, "Answer 1.")
+    versions.get_by_role("button", name="Next answer").click()
+    shows(page, "Answer 2.")
 
     page.locator(".bubble").hover()
     page.get_by_role("button", name="Edit question").click()
@@ -207,6 +221,28 @@ def test_retry_edit_and_branch_lose_nothing(context: Any, scripted: Scripted) ->
     assert "Answer 4." in answer_of(page).inner_text()
     assert [word in live_prompt(live) for word in ("First question", "Answer 2.", "Further")] == [True] * 3
     assert sorted(page.locator(".conversations a").all_inner_texts()) == ["Branch: First question", "First question"]
+
+
+def test_a_conversation_of_another_client_goes_on(context: Any, scripted: Scripted) -> None:
+    live = scripted(final("Ada, as you said."), final("Still Ada."))
+    client = live.any_client()
+    said = [{"role": "user", "content": "I am Ada."}, {"role": "assistant", "content": "Hello, **Ada**."}]
+    made = client.conversations.create(metadata={"project": "x"}, items=said)
+    page = opened(context, f"{live.url}/#/c/{made.id}")
+    shows(page, "Hello, Ada.")
+    ask(page, "Who am I?")
+    assert [word in live_prompt(live) for word in ("I am Ada.", "Hello, **Ada**.", "Who am I?")] == [True] * 3
+    assert page.locator(".question").all_inner_texts() == ["I am Ada.", "Who am I?"]
+    page.reload()
+    page.locator(".figures").wait_for()
+    assert page.locator(".question").all_inner_texts() == ["I am Ada.", "Who am I?"]
+    page.locator(".bubble").last.hover()
+    page.get_by_role("button", name="Edit question").click()
+    page.get_by_label("Question", exact=True).first.fill("Who was I?")
+    page.keyboard.press("Enter")
+    shows(page, "Still Ada.")
+    assert [word in live_prompt(live) for word in ("I am Ada.", "Who am I?", "Who was I?")] == [True, False, True]
+    assert client.conversations.retrieve(made.id).metadata["project"] == "x"
 
 
 def test_conversations_are_renamed_and_deleted(context: Any, scripted: Scripted) -> None:

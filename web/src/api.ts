@@ -125,7 +125,7 @@ export interface Follow {
   /** Whether the response goes on without us, so that its events can be asked for again. */
   resumable: boolean;
   signal: AbortSignal;
-  onConnection: (lost: boolean) => void;
+  onConnection: (lost: boolean) => unknown;
 }
 
 /** The events of a response, to its end: a connection that is lost is taken up again where it broke off. */

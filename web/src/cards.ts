@@ -194,13 +194,14 @@ function call(index: number, context: Context): View {
     element,
     update: (item) => {
       const content = item.arguments ?? item.input ?? "";
+      const commands = item.action?.commands?.join("\n") ?? item.action?.command?.join(" ");
       const patch = item.operation ? (item.operation.diff ?? "") : patchIn(content);
       tell(note, item, index, context, "calling");
       title.replaceChildren(...head(item, patch));
       if (patch !== null) element.querySelector(".icon")!.replaceWith(icon("patch"));
       const shown: HTMLElement[] = [];
       if (patch !== null) shown.push(diffView(patch, item.operation?.path));
-      else if (item.action?.commands) shown.push(codeBlock(item.action.commands.join("\n"), "bash", "Commands"));
+      else if (commands) shown.push(codeBlock(commands, "bash", "Commands"));
       else if (content) shown.push(codeBlock(pretty(content), "json", "Arguments"));
       const answer = item.call_id ? context.outputOf(item.call_id) : outputOf(item);
       if (answer !== undefined) {
@@ -213,10 +214,13 @@ function call(index: number, context: Context): View {
 }
 
 function head(item: Item, patch: string | null): (string | HTMLElement)[] {
-  if (item.operation) return ["Patch ", h("b", {}, item.operation.path ?? "")];
-  if (patch !== null) return ["Patch ", h("b", {}, patchSummary(patch))];
+  if (patch !== null) return ["Patch ", h("b", {}, patchSummary(patch, item.operation?.path))];
   if (item.type === "mcp_call") return [h("b", {}, item.name ?? ""), h("span.quiet", {}, ` on ${item.server_label}`)];
-  return [h("b.mono", {}, item.name ?? item.type.replace(/_call$/, ""))];
+  return [h("b.mono", {}, nameOf(item))];
+}
+
+export function nameOf(call: Item): string {
+  return call.name ?? call.type.replace(/_call$/, "");
 }
 
 function outputOf(item: Item): string | undefined {
@@ -239,7 +243,7 @@ function pretty(content: string): string {
 export function answerForm(calls: Item[], send: (outputs: Map<string, string>) => void): HTMLElement {
   const areas = calls.map((each) => {
     const area = h("textarea", { rows: 3, spellcheck: false, placeholder: "What it returns", required: true });
-    const label = calls.length > 1 ? `Answer to ${each.name ?? each.type}, call ${calls.indexOf(each) + 1}` : `Answer to ${each.name ?? each.type}`;
+    const label = calls.length > 1 ? `Answer to ${nameOf(each)}, call ${calls.indexOf(each) + 1}` : `Answer to ${nameOf(each)}`;
     return { id: each.call_id!, area, row: h("label", {}, h("span", {}, label), area) };
   });
   const submit = (event: Event) => {

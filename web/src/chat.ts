@@ -16,11 +16,11 @@ export interface Listener {
   /** An item of a turn has changed, or with null the turn itself. */
   turn: (turn: Turn, item: number | null) => void;
   /** Title, settings, or what is under way. */
-  state: () => void;
+  state: () => unknown;
   /** The conversation is now kept on the server. */
   created: (id: string) => void;
-  failed: (message: string) => void;
-  connection: (lost: boolean) => void;
+  failed: (message: string) => unknown;
+  connection: (lost: boolean) => unknown;
 }
 
 /** A turn under way, as this page sees it. */
@@ -70,6 +70,7 @@ export class Chat {
   id: string | null = null;
   /** Items of a conversation that other clients have written; it goes on from them. */
   earlier: Item[] = [];
+  private kept: Record<string, string> = {}; // metadata that is not ours
 
   constructor(
     private readonly server: Server,
@@ -107,6 +108,7 @@ export class Chat {
 
   private take(conversation: Conversation): void {
     this.id = conversation.id;
+    this.kept = conversation.metadata;
     this.title = conversation.metadata["title"] ?? "";
     if (conversation.metadata["settings"]) this.settings = readSettings(conversation.metadata["settings"]);
   }
@@ -157,7 +159,7 @@ export class Chat {
   }
 
   private metadata(): Record<string, string> {
-    return { title: this.title, settings: JSON.stringify(this.settings) };
+    return { ...this.kept, title: this.title, settings: JSON.stringify(this.settings) };
   }
 
   send(text: string): Promise<void> {
@@ -179,8 +181,8 @@ export class Chat {
   }
 
   edit(turn: Turn, text: string): Promise<void> {
-    const others = turn.input.filter((item) => item.role !== "user");
-    return this.ask([...others, userMessage(text)], turn.response.previous_response_id);
+    const last = turn.input.findLastIndex((item) => item.role === "user");
+    return this.ask(turn.input.with(last, userMessage(text)), turn.response.previous_response_id);
   }
 
   show(turn: Turn): void {
@@ -220,7 +222,8 @@ export class Chat {
       incomplete_details: null, usage: null, reasoning: { effort: this.settings.effort },
     };
     // Ids are the server's affair; a question asked again gets its own.
-    const fresh = input.map(({ id: _, ...item }) => item as Item);
+    const first = this.tree.size === 0 ? this.earlier : [];
+    const fresh = [...first, ...input].map(({ id: _, ...item }) => item as Item);
     const turn: Turn = { response: answer, input: fresh, timing: null };
     const live = new Live(turn, previous);
     this.live = live;
@@ -254,17 +257,16 @@ export class Chat {
       const said = this.tree.pathTo(previous).flatMap((turn) => [...turn.input, ...turn.response.output]);
       return { ...request, input: [...said, ...input], store: false, stream: true };
     }
-    if (!this.title) this.title = titleOf(input);
+    if (!this.title) this.title = titleOf(input.slice(-1));
     if (!this.id) {
       this.id = (await api.createConversation(this.metadata())).id;
       this.on.created(this.id);
     } else if (this.tree.size === 0) {
       await this.save();
     }
-    const first = this.tree.size === 0 ? this.earlier.map(({ id: _, ...item }) => item) : [];
     return {
       ...request,
-      input: [...first, ...input],
+      input,
       previous_response_id: previous,
       background: true,
       stream: true,

@@ -38,8 +38,8 @@ function kindOf(line: string): string {
 }
 
 /** What a patch changes, in a few words. */
-export function patchSummary(patch: string): string {
-  const files = patch.split("\n").flatMap((line) => FILE.exec(line)?.[2] ?? []);
+export function patchSummary(patch: string, path?: string): string {
+  const files = path ? [path] : patch.split("\n").flatMap((line) => FILE.exec(line)?.[2] ?? []);
   const count = (sign: string) => patch.split("\n").filter((line) => line.startsWith(sign) && !line.startsWith(sign.repeat(3))).length;
   return `${files.join(", ") || "patch"}  +${count("+")} −${count("-")}`;
 }

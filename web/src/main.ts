@@ -81,7 +81,10 @@ class Page {
     this.showSidebar(false);
     this.tell("");
     this.connection.hidden = true;
-    const chat = new Chat(this.server, this.listener());
+    const chat: Chat = new Chat(
+      this.server,
+      this.listener(() => this.chat === chat),
+    );
     this.chat = chat;
     this.conversation = new Conversation(chat, this.doings);
     this.scroller.replaceChildren(this.welcome);
@@ -101,28 +104,35 @@ class Page {
     if (window.matchMedia("(pointer: fine)").matches) this.composer.focus();
   }
 
-  private listener(): Listener {
+  /** shown: whether the conversation that tells is still the one on the page. */
+  private listener(shown: () => boolean): Listener {
     const mine = () => this.conversation;
     return {
       path: () => {
+        if (!shown()) return;
+        const { id, head, tree } = this.chat;
+        // The branch that was used last needs no name.
+        const at = head && head !== tree.latest?.response.id ? `/${head}` : "";
+        if (id && location.hash !== `#/c/${id}${at}`) history.replaceState(null, "", `#/c/${id}${at}`);
         if (!this.conversation.element.isConnected) this.scroller.replaceChildren(this.conversation.element);
         mine().showPath();
         this.following = true;
         this.follow();
       },
       turn: (turn, item) => {
+        if (!shown()) return;
         mine().change(turn, item);
         requestAnimationFrame(() => this.follow());
       },
-      state: () => this.showState(),
+      state: () => shown() && this.showState(),
       created: (id) => {
-        history.replaceState(null, "", `#/c/${id}`);
-        this.sidebar.choose(id);
+        if (shown()) history.replaceState(null, "", `#/c/${id}`);
+        if (shown()) this.sidebar.choose(id);
         void this.sidebarRefresh();
         this.others.postMessage({ conversation: id });
       },
-      failed: (message) => this.tell(message),
-      connection: (lost) => (this.connection.hidden = !lost),
+      failed: (message) => shown() && this.tell(message),
+      connection: (lost) => shown() && (this.connection.hidden = !lost),
     };
   }
 

@@ -53,7 +53,8 @@ export function parseFunctions(text: string): Record<string, unknown>[] {
   return list.map((each, index) => {
     const tool = each as { type?: unknown; name?: unknown; function?: Record<string, unknown> } | null;
     const flat = tool?.function ? { type: "function", ...tool.function } : tool; // as Chat Completions has them
-    const name = (flat as { name?: unknown } | null)?.name;
+    const { name, type } = (flat ?? {}) as { name?: unknown; type?: unknown };
+    if (typeof type === "string" && type !== "function" && type !== "custom") return flat as Record<string, unknown>;
     if (typeof name !== "string" || !name) throw new Error(`Function ${index + 1} has no "name".`);
     return { type: "function", ...(flat as Record<string, unknown>) };
   });

@@ -20,11 +20,7 @@ const EXAMPLE = `[
   }
 ]`;
 const PATCHES = `[
-  {
-    "type": "custom",
-    "name": "apply_patch",
-    "description": "Change files by a patch from *** Begin Patch to *** End Patch."
-  }
+  { "type": "apply_patch" }
 ]`;
 const KEYS: [string, string][] = [
   ["Enter", "send"],
@@ -130,7 +126,7 @@ function functionsField(chat: Chat, change: (change: Partial<Settings>) => void)
   return h(
     "div",
     {},
-    field("Functions", "JSON, as in the API. When the model calls one, you answer for it.", area),
+    field("Functions", "Tools of yours as JSON, like in the API. When the model calls one, you answer for it.", area),
     problem,
     h("div.row.quiet", {}, "Try ", example("a function", EXAMPLE), " or ", example("patches", PATCHES)),
   );

@@ -1,6 +1,6 @@
 // The conversation as it is shown: a question and its answer after the other.
 
-import { answerForm, viewOf, type Context, type View } from "./cards";
+import { answerForm, nameOf, viewOf, type Context, type View } from "./cards";
 import type { Chat } from "./chat";
 import { announce, copyButton, h, iconButton, number, seconds } from "./dom";
 import { openCalls, textOf } from "./fold";
@@ -149,7 +149,7 @@ export class TurnView {
 
   private showQuestion(): void {
     if (this.editing) return;
-    const texts = this.turn.input.filter((item) => item.type === "message");
+    const texts = this.turn.input.filter((item) => item.type === "message" && textOf(item));
     this.question.replaceChildren(...texts.map((item) => this.bubble(item, item === texts.at(-1))));
   }
 
@@ -276,7 +276,7 @@ export class Conversation {
 
   /** What other clients have said in it. */
   private earlier(): HTMLElement[] {
-    if (this.chat.tree.size) return [];
+    if (this.chat.path.length) return [];
     return this.chat.earlier
       .filter((item) => item.type === "message")
       .map((item) =>
@@ -315,6 +315,6 @@ export class Conversation {
   announceEnd(turn: Turn): void {
     const text = turn.response.output.filter((item) => item.type === "message").map(textOf).join(" ");
     const calls = openCalls(turn.response);
-    announce(calls.length ? `The model calls ${calls.map((each) => each.name).join(", ")}.` : `Answer: ${text.slice(0, 500)}`);
+    announce(calls.length ? `The model calls ${calls.map(nameOf).join(", ")}.` : `Answer: ${text.slice(0, 500)}`);
   }
 }

@@ -27,7 +27,7 @@ export interface Item {
   error?: unknown;
   code?: string;
   outputs?: { type: string; logs?: string }[] | null;
-  action?: { type: string; query?: string; url?: string | null; pattern?: string; commands?: string[] };
+  action?: { type: string; query?: string; url?: string | null; pattern?: string; commands?: string[]; command?: string[] };
   operation?: { type: string; path?: string; diff?: string };
   results?: { type: string; text: string }[];
   server_label?: string;
