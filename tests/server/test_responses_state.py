@@ -77,6 +77,17 @@ def test_a_chain_of_responses(keeping: Keeping) -> None:
     assert wrong.value.code == "previous_response_not_found"
 
 
+def test_an_answer_to_no_call(keeping: Keeping) -> None:
+    """A chain is known whole; a client that sends a history of its own may have lost the call."""
+    client = keeping(ANSWER, ANSWER).any_client()
+    first = client.responses.create(model="tiny", input="Hi")
+    answer = [{"type": "function_call_output", "call_id": "call_of_nobody", "output": "rain"}]
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.responses.create(model="tiny", input=answer, previous_response_id=first.id)
+    assert wrong.value.param == "input[0]"
+    client.responses.create(model="tiny", input=[{"role": "user", "content": "Hi"}, *answer])
+
+
 def test_without_store_nothing_is_kept(keeping: Keeping) -> None:
     client = keeping(ANSWER).any_client()
     answer = client.responses.create(model="tiny", input="Hi", store=False)

@@ -55,7 +55,23 @@ async def history_of(
             raise RequestError(f"there is no conversation {conversation!r}", param="conversation", status=404)
         earlier = await store.items(conversation)
     items = await _dereferenced([*earlier, *added], service)
+    if earlier:
+        _check_answers(items, added)
     return History(with_reasoning(items, service), added, conversation)
+
+
+def _check_answers(items: Sequence[Json], added: Sequence[Json]) -> None:
+    """What answers a call answers one that is there; clients that send all of a history may have shortened it, but
+    here all of it is known. Raises RequestError."""
+    calls = {item.get("call_id") for item in items if item.get("type") in CALLS}
+    for number, item in enumerate(added):
+        kind = item["type"]
+        tool = client_tools.OUTPUTS.get(kind)
+        if tool is None and kind not in ("function_call_output", "custom_tool_call_output"):
+            continue
+        ids = [item.get(name) for name in (tool.call_id_in if tool else ("call_id",))]
+        if calls.isdisjoint(ids):
+            raise RequestError(f"input[{number}] answers no call that is known: {ids[0]!r}", param=f"input[{number}]")
 
 
 def as_items(given: str | Sequence[Json]) -> list[Json]:
