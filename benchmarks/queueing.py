@@ -541,12 +541,10 @@ def users_that_fit(fleet: Fleet, workload: Workload, goal: Goal, *, seconds: flo
     def fits(users: int) -> bool:
         return goal.met_by(run_fleet(fleet, users, workload, seconds=watched_s(users, seconds)))
 
-    if not fits(1):
-        return 0
-    good, bad = 1, 2
+    good, bad = 0, 16
     while fits(bad):
         good, bad = bad, bad * 2
-    while bad - good > max(1, good // 16):
+    while bad - good > max(1, good // 12):
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)
     digits = 10 ** max(0, len(str(good)) - 2)
@@ -557,7 +555,7 @@ def users_that_fit(fleet: Fleet, workload: Workload, goal: Goal, *, seconds: flo
 
 
 def watched_s(users: int, seconds: float) -> float:
-    return seconds * min(20.0, max(1.0, 100 / users))
+    return seconds * min(10.0, max(1.0, 100 / users))
 
 
 # ---- the command ----------------------------------------------------------------------------------------------------
