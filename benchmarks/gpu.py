@@ -9,12 +9,14 @@ for trying the script itself, in Triton's interpreter too.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -240,6 +242,49 @@ def prefill_seconds(model: TritonModel, tokens: int, device: torch.device) -> fl
     return seconds(work, device, 3)
 
 
+def set_shape(setting: str) -> None:
+    """gemv._SHAPE1=4,1,128: how a kernel's work is cut, in the order in which gpu_kernels names what it tried."""
+    name, values = setting.split("=")
+    module, attribute = name.split(".")
+    place = importlib.import_module(f"gpt_oss.backends.triton.{module}")
+    kind = type(getattr(place, attribute))
+    setattr(place, attribute, kind(*(None if value == "None" else int(value) for value in values.split(","))))
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+def table(lines: Iterable[str]) -> str:
+    """Markdown of what --json printed."""
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    text = []
+    for row in rows:
+        if "gpu" in row:
+            rates = f"copies {row['copy_gb_per_s']:.0f} GB/s, multiplies bf16 at {row['bf16_tflops']:.0f} TFLOP/s"
+            text += [f"{row['gpu']}: {rates}.", ""]
+            text += [
+                "| shape | what | tokens/s | a step | needs | share of this GPU's rate |",
+                "|---|---|---|---|---|---|",
+            ]
+        elif "decode_batch" in row:
+            text += [
+                f"| {row['shape']} | decode {row['decode_batch']} at {row['context']} | {row['tokens_per_s']:,.0f} "
+                f"| {row['step_ms']:.2f} ms | {row['step_gb']:.1f} GB | {row['of_copy_bandwidth']:.0%} of copying |"
+            ]
+        elif "prefill" in row:
+            text += [
+                f"| {row['shape']} | prefill {row['prefill']} | {row['tokens_per_s']:,.0f} "
+                f"| {row['ms']:.1f} ms | {row['tflop']:.1f} TFLOP | {row['of_bf16_rate']:.0%} of multiplying |"
+            ]
+    text += [""]
+    for row in rows:
+        if "relative_error" in row:
+            text += [f"{row['shape']}: error of two layers {row['relative_error']}, of torch's {row['of_torch']}.  "]
+        elif "peak_gb" in row:
+            text += [f"{row['shape']}: weights {row['weights_gb']} GB, peak {row['peak_gb']} GB.  "]
+    return "\n".join(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, action="append", help="repeatable (default: 20b and 120b)")
@@ -248,7 +293,16 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, action="append", help="repeatable (default: 2048, 8192)")
     parser.add_argument("--steps", type=int, default=64, help="of decode (default: %(default)s)")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SETTING", help="of a kernel, as gemv._SHAPE1=4,1,128; repeatable"
+    )
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only print what --json had written, as Markdown")
     args = parser.parse_args()
+    if args.table:
+        print(table(args.table.read_text().splitlines()))
+        return 0
+    for setting in args.set:
+        set_shape(setting)
     if INTERPRETED:
         device, dtype = torch.device("cpu"), "float32"
     elif torch.cuda.is_available():

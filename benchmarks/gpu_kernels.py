@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
-from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import SCALES, SHAPES, copy_bandwidth, matmul_rate
-from gpt_oss.backends.triton import attention, dense, experts, mxfp4, norm, rotary, route, sampling
+from gpt_oss.backends.triton import attention, dense, experts, gemv, mxfp4, norm, rotary, route, sampling
 from gpt_oss.backends.triton.model import BLOCK_TOKENS, INTERPRETED
 from gpt_oss.model.config import ModelConfig
 
@@ -39,7 +39,7 @@ REPLAYS = 5
 COMPILERS = 12  # processes
 
 Call = Callable[[], object]
-Setting = tuple[ModuleType, str, object]  # an attribute of a module, and what it is set to
+Setting = tuple[dict[Any, Any], object, Any]  # names of a module or shapes by size, which one, and what it is set to
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def dense_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
         "unembedding": (c.vocab_size, c.hidden_size),
     }
     options = [
-        (dense, "_FEW", dense.Shape(rows, warps))
+        (vars(dense), "_FEW", dense.Shape(rows, warps))
         for rows, warps in ((1, 1), (1, 2), (1, 4), (2, 2), (2, 8), (4, 4), (4, 8), (8, 8))
     ]
     for name, (rows, columns) in shapes.items():
@@ -137,7 +137,7 @@ def expert_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
     )  # fmt: skip
     for tile in tiles:
         for name, rows, columns in (("mlp1", 2 * inter, hidden), ("mlp2", hidden, inter)):
-            attribute = "_MANY" if not few else "_FEW1" if name == "mlp1" else "_FEW2"
+            shapes = experts.SHAPES1 if name == "mlp1" else experts.SHAPES2
 
             def make(name: str = name, rows: int = rows, columns: int = columns, tile: int = tile) -> list[Call]:
                 groups = [route.group(int32(chosen), count, tile) for chosen in choices]
@@ -153,11 +153,35 @@ def expert_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
                 make,
                 active * rows * (columns * 17 / 32 + 2) + pairs * (rows + columns) * DTYPE.itemsize,
                 2.0 * pairs * rows * columns,
-                [
-                    (experts, attribute, experts.Shape(*setting))
-                    for setting in (settings if tile < 256 else settings[:1])
-                ],
+                [(shapes, tile, experts.Shape(*setting)) for setting in (settings if tile < 256 else settings[:1])],
             )
+
+
+def gemv_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
+    hidden, inter, k, count = c.hidden_size, c.intermediate_size, c.experts_per_token, c.num_experts
+    sets = max(1, min(MOST_SETS, count // k))
+    generator = np.random.default_rng(0)
+    choices = (
+        generator.permutation(count)[: sets * k].reshape(sets, 1, k)  # each expert once
+        if tokens == 1
+        else np.argsort(generator.random((sets, tokens, count)), -1)[..., :k]
+    )
+    active = float(np.mean([len(np.unique(chosen)) for chosen in choices]))
+    for name, rows, columns in (("gemv1", 2 * inter, hidden), ("gemv2", hidden, inter)):
+
+        def make(name: str = name, rows: int = rows, columns: int = columns) -> list[Call]:
+            matrices, chosen = random_matrices(count, rows, columns), [int32(choice) for choice in choices]
+            x = gemv.spread(normal(tokens if name == "gemv1" else tokens * k, columns))
+            if name == "gemv1":
+                return [lambda c=c: gemv.mlp1(x, matrices, c, 7.0) for c in chosen]
+            return [lambda c=c: gemv.mlp2(x, matrices, c) for c in chosen]
+
+        options = [
+            (vars(gemv), "_SHAPE1" if name == "gemv1" else "_SHAPE2", gemv.Shape(*setting))
+            for setting in ((2, 1), (4, 1), (8, 1), (4, 1, 128), (4, 1, 96), (8, 1, 128))
+        ]
+        moved = active * rows * (columns * 17 / 32 + 2) + tokens * k * (rows + columns) * 4
+        yield Case(name, f"{tokens} tokens", make, moved, 2.0 * tokens * k * rows * columns, options)
 
 
 def decode_cases(c: ModelConfig, batch: int, context: int) -> Iterator[Case]:
@@ -181,7 +205,7 @@ def decode_cases(c: ModelConfig, batch: int, context: int) -> Iterator[Case]:
             return [lambda p=p: attention.decode(q, p, sinks, positions, sequences, splits) for p in pages]
 
         options = [
-            (attention, "DECODE", attention.Shape(16, *setting))
+            (vars(attention), "DECODE", attention.Shape(16, *setting))
             for setting in (
                 (32, 2, 4),
                 (64, 2, 3),
@@ -215,14 +239,14 @@ def prefill_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
 
             runs = {}
             for rows in (64, 128, 256):
-                with mock.patch.object(attention, "PREFILL", attention.Shape(rows, 64, 8, 3)):
+                with mock.patch.object(vars(attention), "PREFILL", attention.Shape(rows, 64, 8, 3)):
                     step = attention.run_tokens(heads // kv_heads)
                 first = np.arange(0, tokens, step)
                 runs[rows] = int32(np.stack([first, np.minimum(first + step, tokens)], 1))
             return [call]
 
         options = [
-            (attention, "PREFILL", attention.Shape(*setting))
+            (vars(attention), "PREFILL", attention.Shape(*setting))
             for setting in (
                 (64, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 4), (128, 128, 8, 2), (128, 128, 8, 3),
                 (128, 32, 4, 4), (256, 64, 8, 3), (256, 128, 8, 2),
@@ -278,6 +302,8 @@ def cases_of(c: ModelConfig, few: Sequence[int], many: Sequence[int], contexts: 
         yield from dense_cases(c, tokens)
         yield from small_cases(c, tokens)
         yield from expert_cases(c, tokens)
+        if tokens <= 8:
+            yield from gemv_cases(c, tokens)
         for context in contexts:
             yield from decode_cases(c, tokens, context)
     for tokens in many:
@@ -308,8 +334,8 @@ def set_to(option: Setting | None) -> Iterator[None]:
     if option is None:
         yield
     else:
-        module, name, value = option
-        with mock.patch.object(module, name, value):
+        place, name, value = option
+        with mock.patch.dict(place, {name: value}):
             yield
 
 

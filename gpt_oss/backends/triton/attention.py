@@ -38,8 +38,8 @@ class Shape:
 
 LEAST_ROWS = 16  # that tensor cores take
 MOST_SPLITS = 32
-PREFILL = Shape(128, 64, 8, 3)
-DECODE = Shape(LEAST_ROWS, 64, 4, 3)
+PREFILL = Shape(128, 64, 8, 2)
+DECODE = Shape(LEAST_ROWS, 128, 4, 3)
 EVERYTHING = 1 << 30  # a window that hides nothing
 
 

@@ -7,10 +7,11 @@ bf16 in memory. The product is transposed, weights times tokens, since the opera
 Bytes, of both products together: 3 * hidden * intermediate * 17 / 32 for every expert with tokens (once for each of its
 tiles, the repetitions out of the second-level cache), and a few KB a token. Operations: 6 * hidden * intermediate a
 pair.
-- Few tokens: bound by memory. A tile is 16 tokens, so an active expert's bytes are read once in a batch of up to 16.
-  Many small programs keep the memory busy, each with `stages` groups of its rows under way.
+- Few tokens, but more than gemv.py takes: bound by memory. A tile is 16 tokens, so an active expert's bytes are read
+  once in a batch of up to 16. Many small programs keep the memory busy, each with `stages` groups of its rows under
+  way.
 - Many: bound by the tensor cores. Decoding costs about 5 instructions a weight and is shared by the tile's tokens, 64
-  or 128.
+  to 256.
 """
 
 from __future__ import annotations
@@ -50,14 +51,21 @@ class Shape:
     registers: int | None = None
 
     def options(self) -> dict[str, int]:
-        limit = {"maxnreg": self.registers} if self.registers else {}
+        limit = {"maxnreg": self.registers} if self.registers and torch.version.hip is None else {}
         return {"ROWS": self.rows, "num_warps": self.warps, "num_stages": self.stages} | limit
 
 
 FEW_TOKENS = 16  # the least that tensor cores take
-_FEW1, _FEW2 = Shape(64, 4, 4), Shape(32, 2, 4)
-_MANY = Shape(128, 8, 3)  # with 64 tokens 75 KB of shared memory, with 128 122 KB
+# For tiles of so many tokens, the fastest of some on an H200. With 64 tokens 75 KB of shared memory, with 128 122 KB.
+SHAPES1 = {
+    16: Shape(128, 4, 4),
+    64: Shape(128, 8, 2, registers=128),
+    128: Shape(128, 8, 2, registers=128),
+    256: Shape(128, 8, 3),
+}
+SHAPES2 = {16: Shape(64, 4, 4), 64: Shape(128, 4, 3), 128: Shape(128, 8, 3), 256: Shape(128, 8, 3)}
 LARGE_SHARED_MEMORY = 160 * 1024  # bytes: of data centre cards; consumer cards have 99 KB
+LARGEST_SHARED_MEMORY = 220 * 1024  # of those since Hopper
 
 
 def tile_tokens(pairs: int, experts: int, shared_memory: int) -> int:
@@ -65,6 +73,8 @@ def tile_tokens(pairs: int, experts: int, shared_memory: int) -> int:
     share = pairs // experts
     if share <= FEW_TOKENS:
         return FEW_TOKENS
+    if share >= 512 and shared_memory >= LARGEST_SHARED_MEMORY:
+        return 256
     return 128 if share > 64 and shared_memory >= LARGE_SHARED_MEMORY else 64
 
 
@@ -89,6 +99,13 @@ def _product(
         scale += rows
         value += 128
     return total * (2.0**SHIFT)
+
+
+@triton.jit
+def swiglu(gate, linear, limit):
+    gate = tl.minimum(gate, limit)
+    linear = tl.minimum(tl.maximum(linear, -limit), limit)
+    return gate * tl.sigmoid(gate * SWIGLU_ALPHA) * (linear + 1)
 
 
 @triton.jit
@@ -121,9 +138,7 @@ def _mlp1(
     total += tl.load(bias + expert.to(tl.int64) * rows + row, mask=row < rows, other=0.0).to(tl.float32)[:, None]
 
     gate, linear = tl.split(total.reshape(ROWS // 2, 2, TOKENS).permute(0, 2, 1))  # they lie interleaved
-    gate = tl.minimum(gate, limit)
-    linear = tl.minimum(tl.maximum(linear, -limit), limit)
-    result = gate * tl.sigmoid(gate * SWIGLU_ALPHA) * (linear + 1)
+    result = swiglu(gate, linear, limit)
     column = tl.program_id(0) * (ROWS // 2) + tl.arange(0, ROWS // 2)
     to = out + at[None, :].to(tl.int64) * (rows // 2) + column[:, None]
     tl.store(to, result.to(out.dtype.element_ty), mask=inside[None, :] & (column < rows // 2)[:, None])
@@ -154,7 +169,7 @@ def _mlp2(
 def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
     """x [tokens, hidden] to [pairs, intermediate], in the order of groups.order: swiglu of the first product."""
     rows, pairs = matrices.bias.shape[1], len(groups.order)
-    shape = _FEW1 if groups.tile_tokens == FEW_TOKENS else _MANY
+    shape = SHAPES1[groups.tile_tokens]
     out = torch.empty(pairs, rows // 2, dtype=x.dtype, device=x.device)
     _mlp1[(triton.cdiv(rows, shape.rows), len(groups.tiles))](
         x,
@@ -178,7 +193,7 @@ def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
 def mlp2(x: Tensor, matrices: Matrices, groups: Groups, tokens: int) -> Tensor:
     """x [pairs, intermediate], in the order of groups.order, to [tokens, k, hidden]. Pairs of padding stay unset."""
     rows, pairs = matrices.bias.shape[1], len(groups.order)
-    shape = _FEW2 if groups.tile_tokens == FEW_TOKENS else _MANY
+    shape = SHAPES2[groups.tile_tokens]
     out = torch.empty(tokens, pairs // tokens, rows, dtype=x.dtype, device=x.device)
     _mlp2[(triton.cdiv(rows, shape.rows), len(groups.tiles))](
         x,

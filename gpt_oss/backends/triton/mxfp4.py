@@ -81,20 +81,27 @@ def decode(words, scales, DTYPE: tl.constexpr):
     rows: tl.constexpr = words.shape[0]
     words = words.to(tl.uint32, bitcast=True)
     scales = scales.to(tl.uint32, bitcast=True)
-    block0 = _block(words & 0x81C081C0, scales & 255, DTYPE)
-    block1 = _block((words << 3) & 0x81C081C0, (scales >> 8) & 255, DTYPE)
-    block2 = _block((words << 6) & 0x81C081C0, (scales >> 16) & 255, DTYPE)
-    last = ((words << 1) & 0x80008000) | ((words >> 3) & 0x01800180) | ((words >> 7) & 0x00400040)
-    block3 = _block(last, scales >> 24, DTYPE)
+    pairs0, pairs1, pairs2, pairs3 = slots(words)
+    block0 = _block(pairs0, scales & 255, DTYPE)
+    block1 = _block(pairs1, (scales >> 8) & 255, DTYPE)
+    block2 = _block(pairs2, (scales >> 16) & 255, DTYPE)
+    block3 = _block(pairs3, scales >> 24, DTYPE)
     tile = tl.join(tl.join(block0, block1), tl.join(block2, block3))  # [rows, words, halves, block % 2, block / 2]
     tile = tile.reshape(rows, 4, 4, 2, 2, 2)  # word = 4 (byte % 4) + byte / 4
     return tile.permute(0, 5, 4, 2, 1, 3).reshape(rows, 128)  # block, byte, half
 
 
 @triton.jit
+def slots(words):
+    """The four slots of uint32 words: two e2m1 values each as bf16 numbers times 2^-126 (subnormal where the code is
+    1)."""
+    last = ((words << 1) & 0x80008000) | ((words >> 3) & 0x01800180) | ((words >> 7) & 0x00400040)
+    return words & 0x81C081C0, (words << 3) & 0x81C081C0, (words << 6) & 0x81C081C0, last
+
+
+@triton.jit
 def _block(pairs, scale, DTYPE: tl.constexpr):
-    """pairs uint32 [rows, 16], two e2m1 values each as bf16 numbers times 2^-126 (subnormal where the code is 1), and
-    scale uint32 [rows]: DTYPE [rows, 16, 2], times 2^-SHIFT."""
+    """pairs uint32 [rows, 16], see slots, and scale uint32 [rows]: DTYPE [rows, 16, 2], times 2^-SHIFT."""
     exponent = (scale + (126 - SHIFT))[:, None]  # of scale - 127 + 126 - SHIFT, as it is stored
     if DTYPE == tl.bfloat16:  # noqa: SIM300
         factor = (exponent << 7).to(tl.uint16).to(tl.bfloat16, bitcast=True)

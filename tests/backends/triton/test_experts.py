@@ -145,3 +145,5 @@ def test_tiles_suit_the_number_of_tokens_and_the_gpu() -> None:
     assert experts.tile_tokens(1024 * 4, 128, data_centre) == 64
     assert experts.tile_tokens(2048 * 4, 32, data_centre) == 128
     assert experts.tile_tokens(2048 * 4, 32, consumer) == 64
+    assert experts.tile_tokens(8192 * 4, 32, data_centre) == 256
+    assert experts.tile_tokens(8192 * 4, 32, 163 * 1024) == 128
