@@ -77,30 +77,38 @@ def ceiling(hardware: Hardware, config: ModelConfig, size_gb: float) -> str:
 # ---- what was measured ----------------------------------------------------------------------------------------------
 
 
-def rows(block: str) -> dict[str, list[str]]:
-    """The rows of a table of docs/performance.md by their first cell."""
+def rows(block: str, key_cells: int = 1) -> dict[str, list[str]]:
+    """The rows of a table of docs/performance.md by their first cell or cells."""
     page = (DOCS / "performance.md").read_text(encoding="utf-8")
     text = page.split(f"<!-- begin {block} -->")[1].split("<!-- end")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n") if line.startswith("|")]
-    return {row[0]: row[1:] for row in cells}
+    return {" ".join(row[:key_cells]): row[key_cells:] for row in cells}
 
 
 def measured() -> str:
     versus = rows("benchmarks.vs_llama_cpp")
     prefix = rows("benchmarks.prefix")
-    lines = ["| gpt-oss-20b's shape, 2 cores | gpt-oss | llama.cpp | |", "|---|---:|---:|---:|"]
+    lines = ["| gpt-oss-20b's shape, 2 cores, tokens/s | ours | llama.cpp | ik_llama.cpp |", "|---|---:|---:|---:|"]
     for case, said in (
         ("prefill:512", "reading a prompt of 512 tokens"),
         ("decode:1@0", "writing, 1 conversation"),
         ("decode:8@0", "writing, 8 conversations at once"),
     ):
-        ours, theirs, *_ = (cell.split(" ")[0] for cell in versus[case])
-        ratio = float(ours) / float(theirs)
-        lines.append(f"| {said} | **{ours}** tokens/s | {theirs} tokens/s | {ratio:.1f} × |")
+        ours, *theirs = (cell.split(" ")[0] for cell in versus[case][:3])
+        lines.append(f"| {said} | **{ours}** | {' | '.join(theirs)} |")
     first = seconds(prefix["10000 tokens, never seen"][0])
     again = seconds(next(row[0] for name, row in prefix.items() if name.endswith("after a restart")))
-    lines.append(f"| first token after a prompt of 10,000 seen before, server restarted | **{again}** s | | |")
-    lines.append(f"| the same prompt, never seen | {first} s | | |")
+    lines.append(
+        f"| a prompt of 10,000 tokens again, after a restart: first token | **{again} s**, not {first} s | | |"
+    )
+    gpu = rows("benchmarks.gpu", 2)
+    lines += ["", "| one NVIDIA H200, tokens/s | gpt-oss-20b | gpt-oss-120b |", "|---|---:|---:|"]
+    for case, said in (
+        ("prefill 8192", "reading a prompt of 8,192 tokens"),
+        ("decode 1 at 1024", "writing, 1 conversation"),
+        ("decode 64 at 1024", "writing, 64 conversations at once"),
+    ):
+        lines.append(f"| {said} | {gpu[f'20b {case}'][0]} | {gpu[f'120b {case}'][0]} |")
     return "\n".join(lines)
 
 
