@@ -14,7 +14,6 @@ const TAGS = [
   "pre", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
 ];
 const ATTRIBUTES = ["align", "checked", "class", "data-cite", "data-math", "disabled", "href", "start", "type"];
-const JOINER = "\u2060"; // no line ends between a word, its citation and the full stop
 const CITATION = /^【(\d{1,6})†L(\d{1,7})(?:-L?(\d{1,7}))?】/;
 
 const marked = new Marked({ gfm: true });
@@ -135,11 +134,19 @@ export class Markdown {
       const found = CITATION.exec(mark.dataset["cite"] ?? "");
       const first = Number(found?.[2]);
       const shown = found && this.cite({ cursor: Number(found[1]), first, last: Number(found[3] ?? first) });
-      if (shown) mark.replaceWith(JOINER, shown, JOINER);
+      if (shown) place(mark, shown);
       else mark.replaceWith(mark.textContent ?? "");
     }
     return fragment;
   }
+}
+
+/** A citation where its mark was; no line ends between it and a full stop. */
+function place(mark: HTMLElement, citation: HTMLElement): void {
+  const next = mark.nextSibling;
+  const stop = next instanceof Text ? (/^[.,;:!?)\]”’]+/.exec(next.data)?.[0] ?? "") : "";
+  if (stop) (next as Text).deleteData(0, stop.length);
+  mark.replaceWith(h("span.nowrap", {}, citation, stop));
 }
 
 /** A block of code under a bar with its language and a button to copy it. */
