@@ -36,6 +36,7 @@ FOREIGN = {
     "ollama": "Ollama's",
     "llama-server": "llama.cpp's",
     "ray": "Ray's",
+    "serve": "Ray Serve's",
     "lms": "LM Studio's",
     "uv": "Astral's",
     "kubectl": "Kubernetes'",
