@@ -14,9 +14,15 @@ from gpt_oss.terminal import run_command
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m gpt_oss.responses_api.serve", description=command.run.__doc__)
     parser.add_argument("--checkpoint", default="demo", metavar="FILE", help="default: demo, the package's tiny model")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument(
-        "--inference-backend", choices=["auto", *backend_names()], default="auto", metavar="NAME", help="what computes"
+        "--port", type=int, default=8000, metavar="PORT", help="port to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--inference-backend",
+        choices=["auto", *backend_names()],
+        default="auto",
+        metavar="BACKEND",
+        help="what computes",
     )
     parser.add_argument("--url", action="append", default=[], help="of the server that computes, for vllm and ollama")
     args = parser.parse_args(argv)

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_oss import __version__
 from gpt_oss.errors import GptOssError
-from gpt_oss.server import anthropic, completions, conversations, ollama, page, page_api
+from gpt_oss.server import anthropic, completions, conversations, docs_page, ollama, page, page_api
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses import routes as responses_routes
@@ -31,7 +31,7 @@ from gpt_oss.server.service import Service
 from gpt_oss.server.sse import GoneError
 from gpt_oss.server.state.store import Store, StoreError
 
-OPEN_PATHS = frozenset({"/", "/health"})  # without a key
+OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})  # without a key
 CLIENT_CLOSED = 499
 FORGET_EVERY_S = 3600.0
 OLLAMA_SAYS = "Ollama is running"
@@ -64,7 +64,7 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
         for live in list(service.live.values()):
             await live.stop()
 
-    app = FastAPI(title="gpt-oss", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="gpt-oss", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(chat_routes.router)
     app.include_router(responses_routes.router)
@@ -72,6 +72,7 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app.include_router(conversations.router)
     app.include_router(completions.router)
     app.include_router(anthropic.router)
+    app.include_router(docs_page.router)
     app.include_router(page_api.router)
     app.include_router(page.page_router(to_programs=OLLAMA_SAYS if options.ollama else None))
     if options.ollama:

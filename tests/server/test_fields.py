@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -109,6 +110,13 @@ def test_a_refusal_and_parts_of_an_earlier_answer_are_read(scripted: Scripted) -
     httpx.post(f"{live.url}/v1/responses", json={"input": asked})
     httpx.post(f"{live.url}/v1/chat/completions", json={"messages": asked, "tools": [WEATHER]})
     assert all("final<|message|>I will not.<|end|>" in decode(prompt) for prompt in live.generator.prompts)
+
+
+def test_the_page_of_the_api_needs_nothing_from_elsewhere(scripted: Scripted) -> None:
+    page = httpx.get(f"{scripted(ANSWER).url}/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "openapi.json" in page.text
+    assert "//" not in "".join(re.findall(r"""(?:src|href)=["']?([^"'> ]*)""", page.text))
 
 
 def test_it_is_looked_at_first(scripted: Scripted) -> None:
