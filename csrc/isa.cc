@@ -84,7 +84,9 @@ uint64_t saved_registers() {
 #endif
 }
 
-constexpr uint64_t kYmm = 0x6, kZmm = 0xe6;  // the registers and those below them
+// The registers and those below them.
+constexpr uint64_t kYmm = 0x6;
+[[maybe_unused]] constexpr uint64_t kZmm = 0xe6;
 
 // The tile registers are large, and Linux hands them out on request.
 bool may_use_tiles() {
