@@ -51,9 +51,16 @@ async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
             yield line.removesuffix("\r")
         if len(rest) > LONGEST_LINE:
             raise MalformedError(_beginning(rest))
-    if rest.startswith("data: [DONE]"):  # some leave out the last newline
+    if rest.startswith("data: [DONE]") or _is_object(rest):  # some leave out the last newline
         yield rest
         yield ""
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -286,6 +286,14 @@ def test_an_error_within_the_stream_is_passed_on() -> None:
     assert "CUDA out of memory" in str(error)
 
 
+def test_an_error_in_place_of_a_stream_is_passed_on() -> None:
+    """With a 200, and without the newline that ends a line."""
+    with against(refusing(200, b'{"error": {"message": "the model is being unloaded"}}')) as (generator, _):
+        tokens, error = failing(generator)
+    assert tokens == []
+    assert "the model is being unloaded" in str(error)
+
+
 def test_a_server_that_ignores_stop_tokens_is_left() -> None:
     with against(never_stops) as (generator, raw):
         assert ask(generator) == [ONE, RETURN]
