@@ -8,11 +8,11 @@ settings for (docs/browser.md), or a folder of your own pages: BROWSER_LOCAL_DIR
 (docs/sandbox.md): bubblewrap on Linux.
 """
 
+import argparse
 import asyncio
-import sys
 from contextlib import aclosing
 
-from gpt_oss import AsyncSession, load_model
+from gpt_oss import AsyncSession, SamplingParams, load_model
 from gpt_oss.events import CitationFound, MessageStarted, TextDelta, ToolDone, ToolStarted, TurnDone
 from gpt_oss.tools.python_docker.docker_tool import PythonTool
 from gpt_oss.tools.simple_browser import SimpleBrowserTool, choose_backend
@@ -20,16 +20,17 @@ from gpt_oss.tools.simple_browser import SimpleBrowserTool, choose_backend
 INSTRUCTIONS = "Look things up rather than guess, calculate with python, and cite the lines that you rely on."
 
 
-async def main(checkpoint: str, question: str) -> None:
+async def main(checkpoint: str, question: str, temperature: float) -> None:
     browser = SimpleBrowserTool(choose_backend("demo" if checkpoint == "demo" else None))
     tools = [browser, PythonTool(stateful=True)]
     instructions = "" if checkpoint == "demo" else INSTRUCTIONS  # the toy was not trained on them
     channel: str | None = None
     sources: dict[str, str] = {}
+    params = SamplingParams(temperature=temperature)
     model = load_model(checkpoint)
     try:
         async with (
-            AsyncSession(model, tools=tools, instructions=instructions) as session,
+            AsyncSession(model, tools=tools, instructions=instructions, params=params) as session,
             aclosing(session.stream(question)) as events,
         ):
             async for event in events:
@@ -53,6 +54,8 @@ async def main(checkpoint: str, question: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    asyncio.run(main(sys.argv[1], " ".join(sys.argv[2:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="a folder, a downloaded org/name, or demo")
+    parser.add_argument("question")
+    parser.add_argument("-t", "--temperature", type=float, default=1.0, help="0 is greedy (default: %(default)s)")
+    asyncio.run(main(**vars(parser.parse_args())))

@@ -62,13 +62,13 @@ async def test_the_research_agent_calculates(tmp_path: Path) -> None:
         await (await open_sandbox("auto")).close()
     except GptOssError as error:
         pytest.skip(f"no sandbox here: {error}")
-    said = run(tmp_path, "research_agent.py", "demo", "What is 4821 * 377?")
+    said = run(tmp_path, "research_agent.py", "demo", "What is 4821 * 377?", "-t", "0")
     assert re.search(r"\[python\] .*4821", said)
     assert "1817517" in said
 
 
 def test_the_research_agent_reads_pages(tmp_path: Path) -> None:
-    said = run(tmp_path, "research_agent.py", "demo", "How tall is Mont Blanc?")
+    said = run(tmp_path, "research_agent.py", "demo", "How tall is Mont Blanc?", "-t", "0")
     assert re.search(r"\[(stop|rounds|unknown_tools): \d+ tokens\]", said)
 
 
