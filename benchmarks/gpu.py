@@ -243,7 +243,7 @@ def prefill_seconds(model: TritonModel, tokens: int, device: torch.device) -> fl
 
 
 def set_shape(setting: str) -> None:
-    """gemv._SHAPE1=4,1,128: how a kernel's work is cut, in the order in which gpu_kernels names what it tried."""
+    """experts.FEWEST=64,4,6: how a kernel's work is cut, in the order in which gpu_kernels names what it tried."""
     name, values = setting.split("=")
     module, attribute = name.split(".")
     place = importlib.import_module(f"gpt_oss.backends.triton.{module}")
@@ -294,7 +294,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=64, help="of decode (default: %(default)s)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="SETTING", help="of a kernel, as gemv._SHAPE1=4,1,128; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SETTING",
+        help="of a kernel, as experts.FEWEST=64,4,6; repeatable",
     )
     parser.add_argument("--table", type=Path, metavar="FILE", help="only print what --json had written, as Markdown")
     args = parser.parse_args()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import SCALES, SHAPES, copy_bandwidth, matmul_rate
-from gpt_oss.backends.triton import attention, dense, experts, gemv, mxfp4, norm, rotary, route, sampling
+from gpt_oss.backends.triton import attention, dense, experts, mxfp4, norm, rotary, route, sampling
 from gpt_oss.backends.triton.model import BLOCK_TOKENS, INTERPRETED
 from gpt_oss.model.config import ModelConfig
 
@@ -138,6 +138,7 @@ def expert_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
     for tile in tiles:
         for name, rows, columns in (("mlp1", 2 * inter, hidden), ("mlp2", hidden, inter)):
             shapes = experts.SHAPES1 if name == "mlp1" else experts.SHAPES2
+            place = (vars(experts), "FEWEST") if pairs <= experts.FEWEST_PAIRS else (shapes, tile)
 
             def make(name: str = name, rows: int = rows, columns: int = columns, tile: int = tile) -> list[Call]:
                 groups = [route.group(int32(chosen), count, tile) for chosen in choices]
@@ -153,35 +154,8 @@ def expert_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
                 make,
                 active * rows * (columns * 17 / 32 + 2) + pairs * (rows + columns) * DTYPE.itemsize,
                 2.0 * pairs * rows * columns,
-                [(shapes, tile, experts.Shape(*setting)) for setting in (settings if tile < 256 else settings[:1])],
+                [(*place, experts.Shape(*setting)) for setting in (settings if tile < 256 else settings[:1])],
             )
-
-
-def gemv_cases(c: ModelConfig, tokens: int) -> Iterator[Case]:
-    hidden, inter, k, count = c.hidden_size, c.intermediate_size, c.experts_per_token, c.num_experts
-    sets = max(1, min(MOST_SETS, count // k))
-    generator = np.random.default_rng(0)
-    choices = (
-        generator.permutation(count)[: sets * k].reshape(sets, 1, k)  # each expert once
-        if tokens == 1
-        else np.argsort(generator.random((sets, tokens, count)), -1)[..., :k]
-    )
-    active = float(np.mean([len(np.unique(chosen)) for chosen in choices]))
-    for name, rows, columns in (("gemv1", 2 * inter, hidden), ("gemv2", hidden, inter)):
-
-        def make(name: str = name, rows: int = rows, columns: int = columns) -> list[Call]:
-            matrices, chosen = random_matrices(count, rows, columns), [int32(choice) for choice in choices]
-            x = gemv.spread(normal(tokens if name == "gemv1" else tokens * k, columns))
-            if name == "gemv1":
-                return [lambda c=c: gemv.mlp1(x, matrices, c, 7.0) for c in chosen]
-            return [lambda c=c: gemv.mlp2(x, matrices, c) for c in chosen]
-
-        options = [
-            (vars(gemv), "_SHAPE1" if name == "gemv1" else "_SHAPE2", gemv.Shape(*setting))
-            for setting in ((2, 1), (4, 1), (8, 1), (4, 1, 128), (4, 1, 96), (8, 1, 128))
-        ]
-        moved = active * rows * (columns * 17 / 32 + 2) + tokens * k * (rows + columns) * 4
-        yield Case(name, f"{tokens} tokens", make, moved, 2.0 * tokens * k * rows * columns, options)
 
 
 def decode_cases(c: ModelConfig, batch: int, context: int) -> Iterator[Case]:
@@ -302,8 +276,6 @@ def cases_of(c: ModelConfig, few: Sequence[int], many: Sequence[int], contexts: 
         yield from dense_cases(c, tokens)
         yield from small_cases(c, tokens)
         yield from expert_cases(c, tokens)
-        if tokens <= 8:
-            yield from gemv_cases(c, tokens)
         for context in contexts:
             yield from decode_cases(c, tokens, context)
     for tokens in many:

@@ -7,7 +7,7 @@ bf16 in memory. The product is transposed, weights times tokens, since the opera
 Bytes, of both products together: 3 * hidden * intermediate * 17 / 32 for every expert with tokens (once for each of its
 tiles, the repetitions out of the second-level cache), and a few KB a token. Operations: 6 * hidden * intermediate a
 pair.
-- Few tokens, but more than gemv.py takes: bound by memory. A tile is 16 tokens, so an active expert's bytes are read
+- Few tokens: bound by memory. A tile is 16 tokens, so an active expert's bytes are read
   once in a batch of up to 16. Many small programs keep the memory busy, each with `stages` groups of its rows under
   way.
 - Many: bound by the tensor cores. Decoding costs about 5 instructions a weight and is shared by the tile's tokens, 64
@@ -64,6 +64,7 @@ SHAPES1 = {
     256: Shape(128, 8, 3),
 }
 SHAPES2 = {16: Shape(64, 4, 4), 64: Shape(128, 4, 3), 128: Shape(128, 8, 3), 256: Shape(128, 8, 3)}
+FEWEST_PAIRS, FEWEST = 16, Shape(64, 4, 8)  # so few pairs (token, choice): one a tile, and memory is all that counts
 LARGE_SHARED_MEMORY = 160 * 1024  # bytes: of data centre cards; consumer cards have 99 KB
 LARGEST_SHARED_MEMORY = 220 * 1024  # of those since Hopper
 
@@ -169,7 +170,7 @@ def _mlp2(
 def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
     """x [tokens, hidden] to [pairs, intermediate], in the order of groups.order: swiglu of the first product."""
     rows, pairs = matrices.bias.shape[1], len(groups.order)
-    shape = SHAPES1[groups.tile_tokens]
+    shape = FEWEST if pairs <= FEWEST_PAIRS else SHAPES1[groups.tile_tokens]
     out = torch.empty(pairs, rows // 2, dtype=x.dtype, device=x.device)
     _mlp1[(triton.cdiv(rows, shape.rows), len(groups.tiles))](
         x,
@@ -193,7 +194,7 @@ def mlp1(x: Tensor, matrices: Matrices, groups: Groups, limit: float) -> Tensor:
 def mlp2(x: Tensor, matrices: Matrices, groups: Groups, tokens: int) -> Tensor:
     """x [pairs, intermediate], in the order of groups.order, to [tokens, k, hidden]. Pairs of padding stay unset."""
     rows, pairs = matrices.bias.shape[1], len(groups.order)
-    shape = SHAPES2[groups.tile_tokens]
+    shape = FEWEST if pairs <= FEWEST_PAIRS else SHAPES2[groups.tile_tokens]
     out = torch.empty(tokens, pairs // tokens, rows, dtype=x.dtype, device=x.device)
     _mlp2[(triton.cdiv(rows, shape.rows), len(groups.tiles))](
         x,

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt_oss.backends.torch import network as plain
 from gpt_oss.backends.torch.cache import Cache
 from gpt_oss.backends.torch.weights import Vocabulary
-from gpt_oss.backends.triton import attention, experts, gemv, route
+from gpt_oss.backends.triton import attention, experts, route
 from gpt_oss.backends.triton.dense import linear
 from gpt_oss.backends.triton.norm import add_norm
 from gpt_oss.backends.triton.rotary import rotate_and_store
@@ -103,15 +103,10 @@ class Network:
         config = self.config
         router_logits = linear(t, block.gate_weight, block.gate_bias)
         k = config.experts_per_token
-        if len(t) <= gemv.MOST_TOKENS:
-            chosen, shares = route.choose(router_logits, batch.positions, k)
-            h = gemv.mlp1(gemv.spread(t), block.mlp1, chosen, config.swiglu_limit)
-            terms = gemv.mlp2(h, block.mlp2, chosen)
-        else:
-            tile = experts.tile_tokens(len(t) * k, config.num_experts, self.gpu.shared_memory)
-            groups, shares = route.assign(router_logits, batch.positions, k, tile)
-            h = experts.mlp1(t, block.mlp1, groups, config.swiglu_limit)
-            terms = experts.mlp2(h, block.mlp2, groups, len(t))
+        tile = experts.tile_tokens(len(t) * k, config.num_experts, self.gpu.shared_memory)
+        groups, shares = route.assign(router_logits, batch.positions, k, tile)
+        h = experts.mlp1(t, block.mlp1, groups, config.swiglu_limit)
+        terms = experts.mlp2(h, block.mlp2, groups, len(t))
         if self.add_up is None:
             return terms, shares
         return self.add_up((terms * shares[..., None]).sum(1)), None

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from gpt_oss.backends.triton import attention, dense, experts, gemv, mxfp4, norm, rotary, route, sampling
+from gpt_oss.backends.triton import attention, dense, experts, mxfp4, norm, rotary, route, sampling
 
 HIDDEN, HEADS, KV_HEADS, DIM, EXPERTS, CHOICES, VOCABULARY = 2880, 64, 8, 64, 128, 4, 201_088
 BLOCK_TOKENS = 32
@@ -69,12 +69,6 @@ def launches(shared_memory: int) -> Iterator[tuple[str, Callable[[], object]]]:
             yield "dense", lambda: dense.linear(x, empty(VOCABULARY, HIDDEN), empty(VOCABULARY))
             yield "assign", lambda: route.assign(empty(1, EXPERTS), positions, CHOICES, experts.FEW_TOKENS)
             yield "choose", lambda: route.choose(empty(1, EXPERTS), positions, CHOICES)
-            chosen = indices(1, CHOICES)
-            yield "spread", lambda: gemv.spread(x)
-            spread = gemv.room(1, HIDDEN, torch.device("meta"))
-            yield "mlp1 of a token", lambda: gemv.mlp1(spread, matrices(2 * HIDDEN), chosen, 7.0)
-            inner = gemv.room(CHOICES, HIDDEN, torch.device("meta"))
-            yield "mlp2 of a token", lambda: gemv.mlp2(inner, matrices(HIDDEN), chosen)
             temperatures, seeds = empty(1, dtype=torch.float64), empty(1, dtype=torch.int64)
             yield (
                 "sample",
