@@ -67,7 +67,11 @@ def add_load_arguments(
         help="how openai_http's server is spoken to (default: ask it)",
     )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="vllm: split the model over N GPUs")
-    parser.add_argument("--precision", help="cpu: balanced (default) or exact; torch: bf16 (default), float32, float64")
+    parser.add_argument(
+        "--precision",
+        help="cpu: balanced (default) or exact; torch: bf16 (default), float32, float64; "
+        "metal: bf16 (default), balanced, float32",
+    )
     parser.add_argument(
         "--kv", choices=["bf16", "int8"], default="bf16", help="cpu: keys and values; int8 is half the memory"
     )

@@ -46,10 +46,11 @@ def likely_winners(seed: int, position: int, scaled: NDArray[np.float32]) -> NDA
     that below the best cannot win.
     """
     bits = _bits(seed, position, np.arange(len(scaled), dtype=np.uint64))
+    u = (bits >> np.uint64(12)).astype(np.float32) * np.float32(2.0**-52) + np.float32(2.0**-53)
     # 1 - u keeps its precision where u is near 1, which is where large noise comes from.
     rest = (~bits >> np.uint64(12)).astype(np.float32) * np.float32(2.0**-52) + np.float32(2.0**-53)
     with np.errstate(divide="ignore"):
-        exponential = np.where(rest < 0.01, rest + rest * rest / 2, -np.log1p(-rest))
+        exponential = np.where(rest < 0.01, rest + rest * rest / 2, -np.log(u))
         total = scaled - np.log(exponential)
     best = total.max()
     return np.flatnonzero(total >= best - 0.01 - 1e-4 * abs(best))

@@ -114,6 +114,24 @@ def test_the_shortlist_always_holds_the_winner(scale: float) -> None:
         assert len(shortlist) < 60
 
 
+def test_a_winner_with_the_least_noise_there_is_stays_on_the_shortlist() -> None:
+    """u of a few times 2^-52: the seed is computed backwards from the bits that token 7 shall have at position 0."""
+    golden, full = 0x9E3779B97F4A7C15, 2**64
+
+    def unmix(z: int) -> int:
+        for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+            z ^= z >> shift ^ z >> 2 * shift
+            z = z * pow(factor, -1, full) % full
+        return z
+
+    for bits in (0, 3 << 12, 1 << 30):
+        seed = (unmix((unmix(bits) - golden * 8) % full) - golden) % full
+        values = np.zeros(100, np.float32)
+        values[7] = 100.0
+        assert gumbel(seed, 0, np.array([7]))[0] < -3
+        assert 7 in likely_winners(seed, 0, values)
+
+
 def test_noise_is_the_gumbel_distribution() -> None:
     noise = np.concatenate([gumbel(7, position, np.arange(2000)) for position in range(20)])
     assert stats.kstest(noise, stats.gumbel_r.cdf).pvalue > 1e-4
