@@ -75,6 +75,16 @@ def test_a_turn_that_fails_is_not_gone_on_from(scripted: Scripted) -> None:
         assert gone["error"]["code"] == "previous_response_not_found"
 
 
+def test_an_answer_to_no_call_is_such_a_turn(scripted: Scripted) -> None:
+    with connect(url_of(scripted(ANSWER, ANSWER))) as socket:
+        first = asked(socket, input=HELLO, store=False)[-1]["response"]
+        output = [{"type": "function_call_output", "call_id": "call_of_nobody", "output": "rain"}]
+        for code in (None, "previous_response_not_found"):
+            error = asked(socket, input=output, store=False, previous_response_id=first["id"])[-1]
+            assert error["error"]["code"] == code
+        assert asked(socket, input=HELLO, store=False)[-1]["type"] == "response.completed"
+
+
 def test_only_made_ready(scripted: Scripted) -> None:
     live = scripted("x", ANSWER)
     with connect(url_of(live)) as socket:

@@ -66,8 +66,10 @@ class _Answers:
         wanted = parse_request({name: value for name, value in body.items() if name not in ("type", "stream")})
         if wanted.background:
             raise RequestError("a WebSocket has no background; ask over HTTP", param="background")
-        history = await history_of(wanted, self._service, self._last)
-        self._last = {}  # a turn that fails cannot be gone on from
+        last = self._last
+        if wanted.previous_response_id in last:
+            self._last = {}  # what a turn that fails went on from cannot be gone on from again
+        history = await history_of(wanted, self._service, last)
         if body.get("generate") is False:
             await self._warm_up(wanted, history)
         else:
