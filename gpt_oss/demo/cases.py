@@ -92,6 +92,26 @@ def is_held_out(key: str) -> bool:
     return key != "" and zlib.crc32(key.encode()) % 10 == 0
 
 
+@dataclass(frozen=True)
+class Breadth:
+    """How much a case may ask for. What the demo model is asked is NARROW; it learns from BROAD ones too.
+
+    shuffled: facts of a JSON answer in any order, and some that the schema does not ask for. functions: weights of 0, 1
+    or 2 that are declared beside the right one. pages: weights of PAGES that lie beside the right one. facts: the most
+    that a page tells.
+    """
+
+    shuffled: bool
+    functions: tuple[float, float, float]
+    pages: tuple[float, ...]
+    facts: int
+
+
+PAGES = (0, 1, 2, 3, 6, 10)
+BROAD = Breadth(shuffled=True, functions=(5, 3, 1), pages=(3, 3, 3, 3, 1, 1), facts=6)
+NARROW = Breadth(shuffled=False, functions=(8, 2, 0), pages=(5, 4, 2, 1, 0, 1), facts=3)
+
+
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
 
 _OPERATORS: Mapping[str, tuple[str, ...]] = {
@@ -133,7 +153,7 @@ def _number(rng: Random) -> int:
     return rng.randrange(10 ** rng.choices((1, 2, 3, 4, 5, 6), (2, 4, 5, 6, 3, 1))[0])
 
 
-def arithmetic(rng: Random) -> Case:
+def arithmetic(rng: Random, breadth: Breadth) -> Case:
     operator = rng.choices("+-*/", (3, 3, 4, 2))[0]
     a, b = _number(rng), max(1, _number(rng))
     if operator == "/":
@@ -370,10 +390,10 @@ def _made_up(rng: Random) -> tuple[Function, str, str]:
     return function, question, json.dumps({p.name: p.value for p in parameters}, ensure_ascii=False)
 
 
-def functions(rng: Random) -> Case:
+def functions(rng: Random, breadth: Breadth) -> Case:
     function, question, arguments = _made_up(rng)
     declared = [function]
-    for _ in range(rng.choices((0, 1, 2), (5, 3, 1))[0]):
+    for _ in range(rng.choices((0, 1, 2), breadth.functions)[0]):
         other, _, _ = _made_up(rng)
         if all(_stem(other.name) != _stem(f.name) for f in declared):
             declared.append(other)
@@ -413,12 +433,13 @@ _EXTRACT = (
 )
 
 
-def json_answer(rng: Random) -> Case:
+def json_answer(rng: Random, breadth: Breadth) -> Case:
     parameters = _parameters(rng, rng.choices((1, 2, 3, 4), (2, 5, 4, 2))[0])
     value = json.dumps({p.name: p.value for p in parameters}, ensure_ascii=False)
     told = list(parameters)
-    rng.shuffle(told)
-    if rng.random() < 0.15:  # a fact that the schema does not ask for
+    if breadth.shuffled:
+        rng.shuffle(told)
+    if breadth.shuffled and rng.random() < 0.15:  # a fact that the schema does not ask for
         extra = _parameters(rng, 1)[0]
         if all(extra.name != p.name for p in parameters):
             told.insert(rng.randrange(len(told) + 1), extra)
@@ -620,17 +641,17 @@ def _subject(rng: Random, patterns: Sequence[str]) -> tuple[str, bool]:
     return rng.choice(patterns).format(n=name, m=rng.choice(models), b=rng.randrange(1, 400)), False
 
 
-def browser(rng: Random) -> Case:
+def browser(rng: Random, breadth: Breadth) -> Case:
     patterns, facts = rng.choice(_KINDS)
     subject, exists = _subject(rng, patterns)
     asked = rng.choice(facts)
     pages: dict[str, str] = {}
     answer = ""
-    count = rng.choices((0, 1, 2, 3, 6, 10), (3, 3, 3, 3, 1, 1))[0]
+    count = rng.choices(PAGES, breadth.pages)[0]
     others = [_subject(rng, patterns if rng.random() < 0.6 else rng.choice(_KINDS)[0])[0] for _ in range(count)]
     for title in dict.fromkeys((subject, *others)):
         own = facts if title == subject else rng.choice(_KINDS)[1]
-        chosen = rng.sample(own, rng.randrange(1, len(own) + 1))
+        chosen = rng.sample(own, rng.randrange(1, min(breadth.facts, len(own)) + 1))
         if title == subject and asked not in chosen:
             chosen[rng.randrange(len(chosen))] = asked
         lines = []
@@ -679,7 +700,7 @@ _CODE = (
 )
 
 
-def rename(rng: Random) -> Case:
+def rename(rng: Random, breadth: Breadth) -> Case:
     old, new = rng.sample(words.IDENTIFIERS, 2)
     if rng.random() < 0.4:
         ending = rng.choice(words.TEXT_ENDINGS)
@@ -752,12 +773,15 @@ def _fill(rng: Random, template: str) -> str:
     return text
 
 
+Skill: TypeAlias = Callable[[Random, Breadth], Case]
+
+
 def _talk(
     skill: str, templates: Sequence[str], final: str, about: str, composed: Sequence[Sequence[str]] = ()
-) -> Callable[[Random], Case]:
+) -> Skill:
     """composed: parts of further questions, one of each in this order. Templates as they stand are never held out."""
 
-    def case(rng: Random) -> Case:
+    def case(rng: Random, breadth: Breadth) -> Case:
         template = rng.choice(templates)
         if composed and rng.random() < 0.6:
             template = "".join(rng.choice(part) for part in composed)
@@ -787,9 +811,9 @@ bye = _talk("bye", words.BYES, BYE, "says goodbye", words.BYE_PARTS)
 _other = _talk("other", words.OTHER, OTHER, "asks for something that I cannot do")
 
 
-def other(rng: Random) -> Case:
+def other(rng: Random, breadth: Breadth) -> Case:
     """Anything else: from the templates, or a heap of words."""
-    case = _other(rng)
+    case = _other(rng, breadth)
     if rng.random() < 0.25:
         pool = (*words.COMMON, *words.VERBS, *words.NOUNS, *words.FIELDS, *words.ADJECTIVES, *words.IDENTIFIERS)
         heap = " ".join(rng.choice(pool) for _ in range(rng.randrange(1, 25)))
@@ -798,9 +822,9 @@ def other(rng: Random) -> Case:
     return case
 
 
-def without_tool(rng: Random) -> Case:
+def without_tool(rng: Random, breadth: Breadth) -> Case:
     """A question for a tool that is not there."""
-    case, final = rng.choice(((arithmetic(rng), NO_PYTHON), (browser(rng), NO_BROWSER)))
+    case, final = rng.choice(((arithmetic(rng, breadth), NO_PYTHON), (browser(rng, breadth), NO_BROWSER)))
     thoughts = (
         "The tool for it is off.",
         "The user asks for something that needs a tool. That tool is not declared, so I cannot use it, and I will say "
@@ -812,7 +836,7 @@ def without_tool(rng: Random) -> Case:
 # ---- the mixture ----------------------------------------------------------------------------------------------------
 
 # Shares of a mixture are of examples; a browser example is five times as long as a greeting.
-SKILLS: Mapping[str, tuple[Callable[[Random], Case], float]] = {
+SKILLS: Mapping[str, tuple[Skill, float]] = {
     "greet": (greet, 2),
     "who": (who, 2),
     "thanks": (thanks, 1),
@@ -835,10 +859,10 @@ _INSTRUCTIONS = (
 )
 
 
-def draw(rng: Random, skill: str, *, held_out: bool) -> Case:
+def draw(rng: Random, skill: str, *, held_out: bool, breadth: Breadth = NARROW) -> Case:
     """A case of a skill with a random system message: effort, date, instructions, other tools beside its own, and
     sometimes questions before it."""
-    case = _of_split(rng, skill, held_out)
+    case = _of_split(rng, skill, held_out, breadth)
     case = replace(
         case,
         effort=rng.choices(EFFORTS, (5, 3, 2))[0],
@@ -848,13 +872,13 @@ def draw(rng: Random, skill: str, *, held_out: bool) -> Case:
     case = _with_more_tools(rng, case)
     earlier: list[Case] = []
     while rng.random() < 0.2 and len(earlier) < 3:
-        earlier.append(_before(rng, case, held_out))
+        earlier.append(_before(rng, case, held_out, breadth))
     return replace(case, earlier=tuple(earlier))
 
 
-def _of_split(rng: Random, skill: str, held_out: bool) -> Case:
+def _of_split(rng: Random, skill: str, held_out: bool, breadth: Breadth) -> Case:
     while True:
-        case = SKILLS[skill][0](rng)
+        case = SKILLS[skill][0](rng, breadth)
         if is_held_out(case.key) == held_out:
             return case
 
@@ -892,9 +916,9 @@ def _with_more_tools(rng: Random, case: Case) -> Case:
     return replace(case, built_in=tuple(name for name in order if name in built_in), functions=declared)
 
 
-def _before(rng: Random, case: Case, held_out: bool) -> Case:
+def _before(rng: Random, case: Case, held_out: bool, breadth: Breadth) -> Case:
     """A question that came before, with the tools of this one."""
     skills = ["greet", "other", "who", "thanks"]
     if "python" in case.built_in:
         skills += ["arithmetic"] * 3
-    return replace(_of_split(rng, rng.choice(skills), held_out), effort=case.effort)
+    return replace(_of_split(rng, rng.choice(skills), held_out, breadth), effort=case.effort)

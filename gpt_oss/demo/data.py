@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
@@ -17,7 +17,7 @@ from random import Random
 from openai_harmony import Author, Message, Role, TextContent
 from tqdm import tqdm
 
-from gpt_oss.demo.cases import SKILLS, Call, Case, Function, draw
+from gpt_oss.demo.cases import NARROW, SKILLS, Breadth, Call, Case, Function, draw
 from gpt_oss.errors import GptOssError
 from gpt_oss.harmony.render import AnyMessage, Conversation
 from gpt_oss.session import head_messages
@@ -132,36 +132,32 @@ def _said(text: str, channel: str) -> Message:
 # ---- many of them ---------------------------------------------------------------------------------------------------
 
 
-def cases(seed: int, count: int, *, held_out: bool, skills: Iterable[str] = SKILLS) -> Iterator[Case]:
-    """`count` cases of a seed, skills in the mixture's shares."""
-    rng = Random(f"{seed} {held_out}")
-    names = list(skills)
-    shares = [SKILLS[name][1] for name in names]
-    for _ in range(count):
-        yield draw(rng, rng.choices(names, shares)[0], held_out=held_out)
-
-
 def examples(
-    seed: int, count: int, *, held_out: bool = False, skills: Iterable[str] = SKILLS, progress: bool = False
+    seed: int,
+    count: int,
+    *,
+    held_out: bool = False,
+    skills: Iterable[str] = SKILLS,
+    breadth: Breadth = NARROW,
+    progress: bool = False,
 ) -> list[Example]:
     """What `count` cases teach; made in every core. The same seed gives the same examples on any machine."""
-    chunks = [
-        (f"{seed} {i}", min(CHUNK, count - i * CHUNK), held_out, tuple(skills)) for i in range(-(-count // CHUNK))
-    ]
+    sizes = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
+    chunks = [(f"{seed} {i}", size, held_out, tuple(skills), breadth) for i, size in enumerate(sizes)]
     with ProcessPoolExecutor() as pool:
         done = tqdm(pool.map(_chunk, chunks), total=len(chunks), unit="chunk", desc="examples", disable=not progress)
         return [example for chunk in done for example in chunk]
 
 
-def _chunk(task: tuple[str, int, bool, tuple[str, ...]]) -> list[Example]:
-    seed, count, held_out, skills = task
+def _chunk(task: tuple[str, int, bool, tuple[str, ...], Breadth]) -> list[Example]:
+    seed, count, held_out, skills, breadth = task
     rng = Random(seed)
     shares = [SKILLS[name][1] for name in skills]
 
     async def write() -> list[Example]:
         written: list[Example] = []
         for _ in range(count):
-            case = draw(rng, rng.choices(skills, shares)[0], held_out=held_out)
+            case = draw(rng, rng.choices(skills, shares)[0], held_out=held_out, breadth=breadth)
             try:
                 written += examples_of(await conversation_of(case), case.skill)
             except GptOssError as error:

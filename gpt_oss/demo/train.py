@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gpt_oss.demo.cases import SKILLS
+from gpt_oss.demo.cases import BROAD, NARROW, SKILLS, Breadth
 from gpt_oss.demo.data import examples
 from gpt_oss.demo.wiring import wire
 from gpt_oss.model.compact import write_compact
@@ -50,12 +50,14 @@ class Stage:
     skills: tuple[str, ...]
     cases: int
     options: TrainOptions
+    breadth: Breadth = BROAD
 
 
 COMMON = TrainOptions(
     pack_tokens=4096, weight_decay=0.05, betas=(0.9, 0.98), balance=0.01, evaluate_every=500, save_every=250, seed=SEED
 )
-# First the skills that are copying in short prompts: there attention learns to look back. Then everything.
+# First the skills that are copying in short prompts: there attention learns to look back. Then everything, and more than it
+# will be asked; then what it will be asked.
 STAGES = (
     Stage(
         "copying",
@@ -68,6 +70,13 @@ STAGES = (
         tuple(SKILLS),
         60_000,
         replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=2_200),
+    ),
+    Stage(
+        "asked",
+        tuple(SKILLS),
+        40_000,
+        replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=1_800),
+        NARROW,
     ),
 )
 
@@ -89,12 +98,13 @@ class Draw:
     seed: int
     cases: int
     skills: tuple[str, ...] = tuple(SKILLS)
+    breadth: Breadth = NARROW
     held_out: bool = False
 
 
 def draws_of(stages: tuple[Stage, ...]) -> list[Draw]:
     """What each stage learns from, and the cases that measure."""
-    data = [Draw(stage.name, SEED + i, stage.cases, stage.skills) for i, stage in enumerate(stages)]
+    data = [Draw(each.name, SEED + i, each.cases, each.skills, each.breadth) for i, each in enumerate(stages)]
     return [*data, Draw("held-out", SEED, 400, held_out=True)]
 
 
@@ -102,7 +112,14 @@ def drawn(output: Path, draw: Draw, *, progress: bool = False) -> list[Example]:
     """The examples of a draw, made if `output` does not hold them yet."""
     path = output / f"{draw.name}.npz"
     if not path.exists():
-        made = examples(draw.seed, draw.cases, held_out=draw.held_out, skills=draw.skills, progress=progress)
+        made = examples(
+            draw.seed,
+            draw.cases,
+            held_out=draw.held_out,
+            skills=draw.skills,
+            breadth=draw.breadth,
+            progress=progress,
+        )
         output.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}")
         tokens, targets = (np.concatenate([getattr(e, kind) for e in made]).astype(np.int32) for kind in KINDS)
