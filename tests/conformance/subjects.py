@@ -150,7 +150,7 @@ def _scripted(bench: Bench, stack: ExitStack) -> Opened:
 
 def _llama_server(bench: Bench, stack: ExitStack) -> Opened:
     program = os.environ.get(LLAMA_SERVER) or shutil.which("llama-server")
-    command = [str(program), "-m", str(bench.gguf), "-c", str(4 * CONTEXT), "-np", "4", "--no-webui", "-t", "2"]
+    command = [str(program), "-m", str(bench.gguf), "-c", str(4 * CONTEXT), "-np", "4", "--no-webui", "-t", "1"]
     url = stack.enter_context(_running(command, bench.folder / "llama-server.log"))
     generator = load("", LoadOptions(backend="openai_http", urls=(url,), context_tokens=CONTEXT))
     stack.callback(generator.close)
@@ -159,7 +159,7 @@ def _llama_server(bench: Bench, stack: ExitStack) -> Opened:
 
 def _llama_cpp_python(bench: Bench, stack: ExitStack) -> Opened:
     command = [str(_python()), "-m", "llama_cpp.server", "--model", str(bench.gguf), "--n_ctx", str(CONTEXT)]
-    command += ["--n_threads", "2", "--interrupt_requests", "False"]
+    command += ["--n_threads", "1", "--interrupt_requests", "False"]
     url = stack.enter_context(_running(command, bench.folder / "llama-cpp-python.log"))
     generator = load("demo", LoadOptions(backend="openai_http", urls=(url,), context_tokens=CONTEXT))
     stack.callback(generator.close)
