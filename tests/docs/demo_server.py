@@ -35,7 +35,7 @@ def serve_demo(folder: Path) -> Iterator[Served]:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # a loaded machine
         while not _answers(url):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
