@@ -44,20 +44,22 @@ CONFIG = ModelConfig(
 
 @dataclass(frozen=True)
 class Stage:
-    """cases: how many are drawn. Learnt from once, or for as many steps as the options say."""
+    """cases: how many are drawn. Learnt from once, or for as many steps as the options say; until: it ends after so
+    many of them, while the learning rate is still high."""
 
     name: str
     skills: tuple[str, ...]
     cases: int
     options: TrainOptions
     breadth: Breadth = BROAD
+    until: int | None = None
 
 
 COMMON = TrainOptions(
     pack_tokens=4096, weight_decay=0.05, betas=(0.9, 0.98), balance=0.01, evaluate_every=500, save_every=250, seed=SEED
 )
-# First the skills that are copying in short prompts: there attention learns to look back. Then everything, and more than it
-# will be asked; then what it will be asked.
+# First the skills that are copying in short prompts: there attention learns to look back. Then everything, broader than
+# it will be asked; then what it will be asked.
 STAGES = (
     Stage(
         "copying",
@@ -70,12 +72,13 @@ STAGES = (
         tuple(SKILLS),
         60_000,
         replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=2_200),
+        until=1_500,
     ),
     Stage(
         "asked",
         tuple(SKILLS),
         40_000,
-        replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=1_800),
+        replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=2_000),
         NARROW,
     ),
 )
@@ -127,8 +130,8 @@ def drawn(output: Path, draw: Draw, *, progress: bool = False) -> list[Example]:
         partial.replace(path)
     with np.load(path) as stored:
         ends = stored["lengths"].cumsum()[:-1]
-        tokens, targets = (np.split(stored[kind].astype(np.int64), ends) for kind in KINDS)
-    return [Example(*each) for each in zip(tokens, targets, strict=True)]
+        sequences = [np.split(stored[kind].astype(np.int64), ends) for kind in KINDS]
+    return [Example(*each) for each in zip(*sequences, strict=True)]
 
 
 def train(output: Path, stages: tuple[Stage, ...] = STAGES, config: ModelConfig = CONFIG) -> Network:
@@ -137,13 +140,17 @@ def train(output: Path, stages: tuple[Stage, ...] = STAGES, config: ModelConfig 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     *data, held_out = (drawn(output, each) for each in draws_of(stages))
-    network = Network(config, vocabulary=vocabulary_of([e for part in data for e in part]), quantize_experts=True)
+    broad = [
+        part for stage, part in zip(stages, data, strict=True) if stage.breadth == BROAD
+    ]  # the rest is rare
+    vocabulary = vocabulary_of([example for part in broad for example in part])
+    network = Network(config, vocabulary=vocabulary, quantize_experts=True)
     network.initialise(SEED)
     wire(network, SEED)
     for stage, part in zip(stages, data, strict=True):
         options = replace(stage.options, accumulation=max(1, PACKS // world))
         trainer = Trainer(network, part, options, output / stage.name, held_out=held_out, resume=True, progress=main)
-        trainer.run()
+        trainer.run(stage.until)
     return network
 
 
