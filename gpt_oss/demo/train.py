@@ -140,9 +140,7 @@ def train(output: Path, stages: tuple[Stage, ...] = STAGES, config: ModelConfig 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     *data, held_out = (drawn(output, each) for each in draws_of(stages))
-    broad = [
-        part for stage, part in zip(stages, data, strict=True) if stage.breadth == BROAD
-    ]  # the rest is rare
+    broad = [part for stage, part in zip(stages, data, strict=True) if stage.breadth == BROAD]  # the rest is rare
     vocabulary = vocabulary_of([example for part in broad for example in part])
     network = Network(config, vocabulary=vocabulary, quantize_experts=True)
     network.initialise(SEED)
