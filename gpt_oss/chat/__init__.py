@@ -144,7 +144,8 @@ def talk(generator: TokenGenerator, args: argparse.Namespace, label: str) -> int
             )
             look = Look(raw=args.raw, browser_results=args.show_browser_results)
             chat = Chat(session, tools, label, look)
-            if sys.stdin.isatty() and sys.stdout.isatty():
+            # The lively chat needs a Unix terminal; elsewhere the plain one asks line by line.
+            if sys.stdin.isatty() and sys.stdout.isatty() and sys.platform != "win32":
                 from gpt_oss.chat import interactive
 
                 if args.message is None:
