@@ -80,6 +80,7 @@ STAGES = (
         40_000,
         replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=2_000),
         NARROW,
+        until=1_750,
     ),
 )
 
