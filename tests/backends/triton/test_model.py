@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openai_harmony import Message, Role
 
 from gpt_oss.backends import torch as torch_backend
 from gpt_oss.backends.base import Chunk, Draw, Model
@@ -17,8 +18,10 @@ from gpt_oss.backends.triton import TritonModel, open_model
 from gpt_oss.backends.triton.memory import sizes_that_fit
 from gpt_oss.engine.engine import Engine, EngineConfig
 from gpt_oss.errors import BackendError, ConfigError, ContextOverflowError, ParameterError
+from gpt_oss.harmony import Conversation, render_prompt
 from gpt_oss.load import LoadOptions, load
 from gpt_oss.model.checkpoint import open_checkpoint
+from gpt_oss.model.compact import DEMO_FILE, CompactWeights
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import RandomWeights
 from gpt_oss.params import SamplingParams
@@ -46,6 +49,18 @@ def right() -> np.ndarray:
 
 def test_a_prompt_at_once(model: TritonModel, right: np.ndarray) -> None:
     np.testing.assert_allclose(SingleSequence(model).forward(TOKENS, logits=None), right, atol=NEAR)
+
+
+def test_the_demo_model(device: str) -> None:
+    """A trained network, whose logits are far apart: the same and the same winners as the torch backend's."""
+    weights = CompactWeights(DEMO_FILE)
+    prompt = render_prompt(Conversation([Message.from_role_and_content(Role.USER, "What is 4821 * 377?")]))
+    ours = open_model(weights, dtype="float32", device=device, cache_tokens=256)
+    theirs = torch_backend.open_model(weights, dtype="float32", device="cpu", cache_tokens=256)
+    logits, right = (SingleSequence(each).forward(np.array(prompt), logits=None) for each in (ours, theirs))
+    np.testing.assert_allclose(logits, right, atol=1e-3)
+    assert np.array_equal(logits.argmax(1), right.argmax(1))
+    ours.close()
 
 
 def test_a_prompt_in_pieces_then_token_by_token(model: TritonModel, right: np.ndarray) -> None:
