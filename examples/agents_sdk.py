@@ -11,8 +11,9 @@ import asyncio
 import os
 import sys
 
-from agents import Agent, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+from agents import Agent, ModelSettings, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
 from openai import AsyncOpenAI
+from openai.types.shared import Reasoning
 
 set_tracing_disabled(True)  # traces would go to OpenAI
 
@@ -30,6 +31,7 @@ async def main(question: str) -> None:
     agent = Agent(
         name="Weather agent",
         model=OpenAIResponsesModel(model=served, openai_client=client),
+        model_settings=ModelSettings(temperature=0, max_tokens=1000, reasoning=Reasoning(effort="low")),
         tools=[get_weather],
     )
     result = await Runner.run(agent, question)
