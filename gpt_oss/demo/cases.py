@@ -835,19 +835,32 @@ def without_tool(rng: Random, breadth: Breadth) -> Case:
 
 # ---- the mixture ----------------------------------------------------------------------------------------------------
 
+SKILLS: Mapping[str, Skill] = {
+    "greet": greet,
+    "who": who,
+    "thanks": thanks,
+    "bye": bye,
+    "other": other,
+    "without_tool": without_tool,
+    "arithmetic": arithmetic,
+    "functions": functions,
+    "json": json_answer,
+    "browser": browser,
+    "rename": rename,
+}
 # Shares of a mixture are of examples; a browser example is five times as long as a greeting.
-SKILLS: Mapping[str, tuple[Skill, float]] = {
-    "greet": (greet, 2),
-    "who": (who, 2),
-    "thanks": (thanks, 1),
-    "bye": (bye, 1),
-    "other": (other, 8),
-    "without_tool": (without_tool, 4),
-    "arithmetic": (arithmetic, 18),
-    "functions": (functions, 26),
-    "json": (json_answer, 20),
-    "browser": (browser, 20),
-    "rename": (rename, 12),
+SHARES: Mapping[str, float] = {
+    "greet": 2,
+    "who": 2,
+    "thanks": 1,
+    "bye": 1,
+    "other": 8,
+    "without_tool": 4,
+    "arithmetic": 18,
+    "functions": 26,
+    "json": 20,
+    "browser": 20,
+    "rename": 12,
 }
 _INSTRUCTIONS = (
     "You are a helpful assistant.",
@@ -878,7 +891,7 @@ def draw(rng: Random, skill: str, *, held_out: bool, breadth: Breadth = NARROW) 
 
 def _of_split(rng: Random, skill: str, held_out: bool, breadth: Breadth) -> Case:
     while True:
-        case = SKILLS[skill][0](rng, breadth)
+        case = SKILLS[skill](rng, breadth)
         if is_held_out(case.key) == held_out:
             return case
 

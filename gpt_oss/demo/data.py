@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
@@ -17,7 +17,7 @@ from random import Random
 from openai_harmony import Author, Message, Role, TextContent
 from tqdm import tqdm
 
-from gpt_oss.demo.cases import NARROW, SKILLS, Breadth, Call, Case, Function, draw
+from gpt_oss.demo.cases import NARROW, SHARES, Breadth, Call, Case, Function, draw
 from gpt_oss.errors import GptOssError
 from gpt_oss.harmony.render import AnyMessage, Conversation
 from gpt_oss.session import head_messages
@@ -137,27 +137,27 @@ def examples(
     count: int,
     *,
     held_out: bool = False,
-    skills: Iterable[str] = SKILLS,
+    shares: Mapping[str, float] = SHARES,
     breadth: Breadth = NARROW,
     progress: bool = False,
 ) -> list[Example]:
-    """What `count` cases teach; made in every core. The same seed gives the same examples on any machine."""
+    """What `count` cases teach, of each skill its share; made in every core. The same seed gives the same examples on
+    any machine."""
     sizes = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
-    chunks = [(f"{seed} {i}", size, held_out, tuple(skills), breadth) for i, size in enumerate(sizes)]
+    chunks = [(f"{seed} {i}", size, held_out, dict(shares), breadth) for i, size in enumerate(sizes)]
     with ProcessPoolExecutor() as pool:
         done = tqdm(pool.map(_chunk, chunks), total=len(chunks), unit="chunk", desc="examples", disable=not progress)
         return [example for chunk in done for example in chunk]
 
 
-def _chunk(task: tuple[str, int, bool, tuple[str, ...], Breadth]) -> list[Example]:
-    seed, count, held_out, skills, breadth = task
+def _chunk(task: tuple[str, int, bool, Mapping[str, float], Breadth]) -> list[Example]:
+    seed, count, held_out, shares, breadth = task
     rng = Random(seed)
-    shares = [SKILLS[name][1] for name in skills]
 
     async def write() -> list[Example]:
         written: list[Example] = []
         for _ in range(count):
-            case = draw(rng, rng.choices(skills, shares)[0], held_out=held_out, breadth=breadth)
+            case = draw(rng, rng.choices(list(shares), list(shares.values()))[0], held_out=held_out, breadth=breadth)
             try:
                 written += examples_of(await conversation_of(case), case.skill)
             except GptOssError as error:

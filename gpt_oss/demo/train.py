@@ -11,13 +11,14 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gpt_oss.demo.cases import BROAD, NARROW, SKILLS, Breadth
+from gpt_oss.demo.cases import BROAD, NARROW, SHARES, Breadth
 from gpt_oss.demo.data import examples
 from gpt_oss.demo.wiring import wire
 from gpt_oss.model.compact import write_compact
@@ -48,7 +49,7 @@ class Stage:
     many of them, while the learning rate is still high."""
 
     name: str
-    skills: tuple[str, ...]
+    shares: Mapping[str, float]
     cases: int
     options: TrainOptions
     breadth: Breadth = BROAD
@@ -58,29 +59,39 @@ class Stage:
 COMMON = TrainOptions(
     pack_tokens=4096, weight_decay=0.05, betas=(0.9, 0.98), balance=0.01, evaluate_every=500, save_every=250, seed=SEED
 )
+# What is hard to learn, more often.
+HARD = {
+    **SHARES,
+    "other": 6,
+    "without_tool": 3,
+    "arithmetic": 12,
+    "functions": 30,
+    "json": 24,
+    "browser": 30,
+    "rename": 9,
+}
 # First the skills that are copying in short prompts: there attention learns to look back. Then everything, broader than
 # it will be asked; then what it will be asked.
 STAGES = (
     Stage(
         "copying",
-        ("arithmetic", "functions", "json"),
+        {name: SHARES[name] for name in ("arithmetic", "functions", "json")},
         3_000,
         replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=1.0),
     ),
     Stage(
         "everything",
-        tuple(SKILLS),
+        SHARES,
         60_000,
         replace(COMMON, learning_rate=2e-3, warmup_steps=20, final_share=0.02, steps=2_200),
         until=1_500,
     ),
     Stage(
         "asked",
-        tuple(SKILLS),
-        40_000,
-        replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=2_000),
+        HARD,
+        100_000,
+        replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=5_000),
         NARROW,
-        until=1_750,
     ),
 )
 
@@ -101,14 +112,14 @@ class Draw:
     name: str
     seed: int
     cases: int
-    skills: tuple[str, ...] = tuple(SKILLS)
+    shares: Mapping[str, float] = field(default_factory=lambda: SHARES)
     breadth: Breadth = NARROW
     held_out: bool = False
 
 
 def draws_of(stages: tuple[Stage, ...]) -> list[Draw]:
     """What each stage learns from, and the cases that measure."""
-    data = [Draw(each.name, SEED + i, each.cases, each.skills, each.breadth) for i, each in enumerate(stages)]
+    data = [Draw(each.name, SEED + i, each.cases, each.shares, each.breadth) for i, each in enumerate(stages)]
     return [*data, Draw("held-out", SEED, 400, held_out=True)]
 
 
@@ -120,7 +131,7 @@ def drawn(output: Path, draw: Draw, *, progress: bool = False) -> list[Example]:
             draw.seed,
             draw.cases,
             held_out=draw.held_out,
-            skills=draw.skills,
+            shares=draw.shares,
             breadth=draw.breadth,
             progress=progress,
         )

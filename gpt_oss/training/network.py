@@ -27,6 +27,7 @@ from gpt_oss.training.data import IGNORED, Pack
 LOGITS_AT_ONCE = 1 << 20  # of the softmax: small enough to stay in a core's cache
 LOGITS_AT_ONCE_ON_GPU = 1 << 27  # half a gigabyte
 ROWS_AT_ONCE = 1024  # of swiglu, for the same reason
+SCORES_AT_ONCE = 1 << 22  # of one example's attention, which are kept for the backward pass
 FURTHER_COLUMNS = 8  # of heads in attention on a GPU, whose fast kernels want whole eights
 
 
@@ -223,51 +224,102 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
     """q [tokens, heads, head_dim], k, v [tokens, kv_heads, head_dim] to [tokens, heads * head_dim], each example apart.
 
-    torch's attention knows no sinks. One more key in front, with no value, does what a sink does: queries and keys get
-    a further column, which makes their product the sink's logit there and adds nothing elsewhere. One more query in
-    front, whose result is dropped, keeps the matrix square, so that causal is all that need be said.
+    On a CPU matrices of all scores that stay in the cache take a third of the time of torch's attention in tiles.
     """
-    tokens, heads, head_dim = q.shape
-    more = FURTHER_COLUMNS if on_gpu(q) else 1
-    q = pad(pad(q * (1 / math.sqrt(head_dim)), (0, 1), value=1.0), (0, more - 1))
-    k, v = (pad(each.repeat_interleave(heads // each.shape[1], dim=1), (0, more)) for each in (k, v))
-    sink = pad(sinks[:, None].to(k.dtype), (head_dim, more - 1))[None]  # [1, heads, head_dim + more]
-    nothing = torch.zeros_like(sink)
+    heads = q.shape[1]
+    q = q * (1 / math.sqrt(q.shape[2]))
+    k, v = (each.repeat_interleave(heads // each.shape[1], dim=1) for each in (k, v))
+    qkv = [in_autocast(each) for each in (q, k, v)]
     if on_gpu(q):
-        fronts = (nothing, sink, nothing)
-        return _attend_together((q, k, v), fronts, lengths, window)[..., :head_dim].flatten(1)
-
-    # The front row is appended once and gathered before each example.
-    examples = torch.split(torch.arange(tokens, device=q.device), list(lengths))
-    front = torch.tensor([tokens], device=q.device)
-    places = torch.cat([part for example in examples for part in (front, example)])
-    sizes = [length + 1 for length in lengths]
-    fronted = (
-        torch.split(torch.cat([each, row]).index_select(0, places), sizes)
-        for each, row in ((q, nothing), (k, sink), (v, nothing))
-    )
+        return _attend_together(qkv, sinks, lengths, window).flatten(1)
+    if window is not None:
+        return _attend_in_blocks(qkv, sinks, lengths, window)
+    future = torch.full((max(lengths),) * 2, -math.inf, dtype=qkv[0].dtype).triu(1)
     attended = []
-    for each in zip(*fronted, strict=True):
-        # [1, heads, 1 + length, head_dim + 1]: only of four dimensions does torch choose its fast kernels.
-        q_, k_, v_ = (part.transpose(0, 1)[None] for part in each)
-        mask = None
-        if window is not None and q_.shape[2] > window:
-            positions = torch.arange(q_.shape[2], device=q.device)
-            mask = visible(positions, positions, window)
-            mask[:, 0] = True
-        result = scaled_dot_product_attention(q_, k_, v_, attn_mask=mask, is_causal=mask is None, scale=1.0)
-        attended.append(result[0, :, 1:, :head_dim].transpose(0, 1))
+    for each in zip(*(torch.split(part, list(lengths)) for part in qkv), strict=True):
+        length = len(each[0])
+        if heads * length**2 > SCORES_AT_ONCE:
+            attended.append(_attend_together(each, sinks, [length], None))
+        else:
+            q_, k_, v_ = (part.transpose(0, 1) for part in each)
+            attended.append(attend_densely(q_, k_, v_, sinks, future[:length, :length]).transpose(0, 1))
     return torch.cat(attended).flatten(1)
 
 
-def _attend_together(
-    qkv: Sequence[Tensor], fronts: Sequence[Tensor], lengths: Sequence[int], window: int | None
-) -> Tensor:
-    """The same in one call, for GPUs, which many small ones keep waiting: examples side by side, each with the front
-    row before it and filled up with zeros. qkv: [tokens, heads, columns] each; so is what comes back."""
+def _attend_in_blocks(qkv: Sequence[Tensor], sinks: Tensor, lengths: Sequence[int], window: int) -> Tensor:
+    """The pack cut into blocks as long as the window, of which each sees itself and the one before."""
+    tokens = sum(lengths)
+    blocks = -(-tokens // window)
+    example = pad(torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)), (window, 0), value=-2)
+    example = pad(example, (0, blocks * window - tokens), value=-1)
+
+    def with_block_before(x: Tensor) -> Tensor:
+        """[(1 + blocks) * window, …] to [blocks, 2 * window, …]"""
+        x = x.view(1 + blocks, window, *x.shape[1:])
+        return torch.cat([x[:-1], x[1:]], dim=1)
+
+    positions = torch.arange(2 * window)
+    seen = visible(positions[window:], positions, window)
+    seen = seen & (example[window:].view(blocks, window, 1) == with_block_before(example)[:, None])
+    mask = torch.zeros(seen.shape, dtype=qkv[0].dtype).masked_fill_(~seen, -math.inf)[:, None]
+    q, k, v = (pad(each, (0, 0, 0, 0, window, blocks * window - tokens)) for each in qkv)
+    q = q[window:].view(blocks, window, *q.shape[1:])
+    k, v = with_block_before(k), with_block_before(v)
+    attended = attend_densely(*(each.transpose(1, 2) for each in (q, k, v)), sinks, mask)
+    return attended.transpose(1, 2).flatten(0, 1)[:tokens].flatten(1)
+
+
+def attend_densely(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q · k^T + mask) · v with sinks in the denominator.
+
+    q: […, heads, queries, head_dim]. k, v: […, heads, keys, head_dim]. sinks: [heads]. mask: 0 or -inf; every query
+    must see a key.
+    """
+    return cast(Tensor, _Attention.apply(q, k, v, sinks, mask))  # type: ignore[no-untyped-call]
+
+
+class _Attention(Function):
+    @staticmethod
+    def forward(context: Any, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, mask: Tensor) -> Tensor:
+        scores = (q @ k.mT).add_(mask)
+        best, key = scores.max(-1, keepdim=True)
+        shares = scores.softmax(-1)  # as if there were no sink
+        log_sum = best.to(wide(q.dtype)) - shares.gather(-1, key).to(wide(q.dtype)).log()
+        kept = (log_sum - sinks[:, None, None]).sigmoid().to(q.dtype)  # what the sink leaves
+        result = (shares @ v).mul_(kept)
+        context.save_for_backward(q, k, v, shares, kept, result)
+        return result
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        q, k, v, shares, kept, result = context.saved_tensors
+        mean = torch.linalg.vecdot(gradient, result)[..., None]  # of the gradients of a query's shares
+        of_sinks = (mean * (kept - 1)).to(wide(q.dtype)).sum((*range(mean.ndim - 3), -2, -1))
+        gradient = gradient * kept
+        of_v = shares.mT @ gradient
+        of_scores = (gradient @ v.mT).sub_(mean * kept).mul_(shares)
+        return of_scores @ k, of_scores.mT @ q, of_v, of_sinks, None
+
+
+def _attend_together(qkv: Sequence[Tensor], sinks: Tensor, lengths: Sequence[int], window: int | None) -> Tensor:
+    """The same in one call of torch's attention: for GPUs, which many small ones keep waiting, and for examples whose
+    scores are too many to be held. qkv: [tokens, heads, head_dim] each, q scaled.
+
+    torch's attention knows no sinks. One more key in front, with no value, does what a sink does: queries and keys get
+    a further column, which makes their product the sink's logit there and adds nothing elsewhere. One more query in
+    front, whose result is dropped, keeps the matrix square, so that causal is all that need be said. Examples lie side
+    by side and are filled up with zeros.
+    """
+    q, k, v = qkv
+    head_dim = q.shape[2]
+    more = FURTHER_COLUMNS if on_gpu(q) else 1
+    q = pad(pad(q, (0, 1), value=1.0), (0, more - 1))
+    k, v = (pad(each, (0, more)) for each in (k, v))
+    sink = pad(sinks[:, None].to(k.dtype), (head_dim, more - 1))[None]  # [1, heads, head_dim + more]
+    nothing = torch.zeros_like(sink)
     longest = max(lengths)
     inside = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]  # [examples, longest]
-    rows = inside.flatten().nonzero()[:, 0].to(qkv[0].device)
+    rows = inside.flatten().nonzero()[:, 0].to(q.device)
 
     def side_by_side(each: Tensor, front: Tensor) -> Tensor:
         """[examples, heads, 1 + longest, columns]"""
@@ -280,9 +332,9 @@ def _attend_together(
         positions = torch.arange(1 + longest, device=rows.device)
         mask = visible(positions, positions, window)
         mask[:, 0] = True
-    q, k, v = map(side_by_side, qkv, fronts)
-    result = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
-    return result[:, :, 1:].transpose(1, 2).flatten(0, 1).index_select(0, rows)
+    fronted = (side_by_side(*each) for each in zip((q, k, v), (nothing, sink, nothing), strict=True))
+    result = scaled_dot_product_attention(*fronted, attn_mask=mask, is_causal=mask is None, scale=1.0)
+    return result[:, :, 1:, :head_dim].transpose(1, 2).flatten(0, 1).index_select(0, rows)
 
 
 # ---- mixture of experts ---------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from gpt_oss.training.data import Example, Pack, pack
 from gpt_oss.training.network import Network, PackTensors
 
 STATE_FILE, CURVE_FILE, PLOT_FILE = "state.pt", "loss.csv", "loss.png"
+AT_ONCE = 1 << 24  # numbers sent to the other processes together
 COLUMNS = ("step", "tokens", "learning_rate", "loss", "gradient_norm", "held_out_loss", "seconds")
 
 
@@ -100,10 +101,13 @@ class Processes:
         return packs[self.rank :: self.count]
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Each becomes the sum of every process's, in place."""
+        """Each becomes the sum of every process's, in place; many small ones travel as one."""
         if self.count > 1:
-            for tensor in tensors:
-                dist.all_reduce(tensor)
+            for several in together(tensors):
+                flat = torch.cat([tensor.flatten() for tensor in several])
+                dist.all_reduce(flat)
+                for tensor, total in zip(several, flat.split([t.numel() for t in several]), strict=True):
+                    tensor.copy_(total.view_as(tensor))
 
     def same_start(self, tensors: Sequence[Tensor]) -> None:
         """Each becomes what rank 0 has."""
@@ -114,6 +118,20 @@ class Processes:
     def wait(self) -> None:
         if self.count > 1:
             dist.barrier()
+
+
+def together(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """In their order, in groups of one type, and of at most AT_ONCE numbers where no tensor has more."""
+    group: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if group and (tensor.dtype != group[0].dtype or size + tensor.numel() > AT_ONCE):
+            yield group
+            group, size = [], 0
+        group.append(tensor)
+        size += tensor.numel()
+    if group:
+        yield group
 
 
 class Trainer:

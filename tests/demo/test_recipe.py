@@ -19,8 +19,8 @@ from gpt_oss.vocabulary import encode_ordinary
 
 
 def test_examples_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = Draw("few", seed=3, cases=12, skills=("greet", "json"))
-    made = examples(3, 12, skills=("greet", "json"))
+    draw = Draw("few", seed=3, cases=12, shares={"greet": 1, "json": 1})
+    made = examples(3, 12, shares={"greet": 1, "json": 1})
     first = drawn(tmp_path, draw)
     monkeypatch.setattr(recipe, "examples", lambda *_, **__: pytest.fail("drawn again"))
     for each in (first, drawn(tmp_path, draw)):
@@ -33,7 +33,7 @@ def test_examples_are_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_two_steps_make_a_file_that_opens(tmp_path: Path) -> None:
     options = replace(COMMON, pack_tokens=2048, steps=2, evaluate_every=0, save_every=0)
     config = replace(CONFIG, hidden_size=64, intermediate_size=32, num_hidden_layers=2, head_dim=32)
-    network = train(tmp_path, (Stage("one", ("greet",), 20, options),), config)
+    network = train(tmp_path, (Stage("one", {"greet": 1}, 20, options),), config)
     weights = CompactWeights(save(network, tmp_path / "demo.safetensors"))
     assert weights.config == config
     assert list(weights.vocabulary) == network.vocabulary

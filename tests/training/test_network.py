@@ -72,6 +72,16 @@ def test_what_gpus_compute_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(p.grad, q.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
+def test_examples_too_long_for_all_scores_at_once_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = random_pack(*LENGTHS)
+    dense, tiled = loaded(), loaded()
+    dense.loss(pack).total.backward()
+    monkeypatch.setattr(network, "SCORES_AT_ONCE", TINY.num_attention_heads * 128**2)
+    tiled.loss(pack).total.backward()
+    for (name, one), other in zip(dense.named_parameters(), tiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-4, msg=name)
+
+
 def test_recomputing_and_pieces_of_the_softmax_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pack = random_pack(40, 30)
     plain, thrifty = loaded(), loaded(recompute=True)

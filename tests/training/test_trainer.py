@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gpt_oss.errors import ParameterError
-from gpt_oss.training.trainer import COLUMNS, Trainer, TrainOptions, learning_rate
+from gpt_oss.training.trainer import COLUMNS, Trainer, TrainOptions, learning_rate, together
 from tests.training.learning import counting, small_network
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,13 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for one, other in zip(curve(tmp_path / "alone"), curve(tmp_path / "together"), strict=True):
         for column in COLUMNS[:-1]:
             assert float(one[column] or 0) == pytest.approx(float(other[column] or 0), rel=1e-4), column
+
+
+def test_what_travels_together_is_of_one_type_and_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_oss.training.trainer.AT_ONCE", 6)
+    tensors = [torch.zeros(n, dtype=kind) for n, kind in ((2, None), (4, None), (1, None), (9, None), (1, torch.half))]
+    groups = [[len(tensor) for tensor in group] for group in together(tensors)]
+    assert groups == [[2, 4], [1], [9], [1]]
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
