@@ -73,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mcp", action="append", default=[], metavar="URL", help="MCP servers that clients may name; repeatable"
     )
-    parser.add_argument("--max-time", type=float, metavar="SECONDS", help="of one answer")
+    parser.add_argument("--max-time", type=float, metavar="SECONDS", help="of one answer, tools included")
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="of one answer, whatever the client asks (default: the context)"
+    )
     parser.add_argument("--log-prompts", action="store_true", help="write what is asked and said into the log")
     parser.add_argument(
         "--ollama-compatible", action="store_true", help="also Ollama's API, on its port 11434 unless --port says other"
@@ -134,7 +137,11 @@ def open_service(
     try:
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
         runner = Runner(
-            generator, max_concurrent=args.max_concurrent, max_queue=args.max_queue, longest_s=args.max_time
+            generator,
+            max_concurrent=args.max_concurrent,
+            max_queue=args.max_queue,
+            longest_s=args.max_time,
+            most_tokens=args.max_tokens,
         )
         name = args.model_name or model_label(getattr(generator, "served_model", args.checkpoint))
         options = ServerOptions(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpt_oss.backends.base import SampledToken, TokenGenerator
-from gpt_oss.errors import CapacityError
+from gpt_oss.errors import CapacityError, ParameterError
 from gpt_oss.events import Event, RoundStarted, Sampled
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.metrics import Metrics, Watch
@@ -18,8 +18,11 @@ from gpt_oss.turn import Turn
 
 
 class Runner:
-    """max_concurrent: turns at a time. max_queue: how many more may wait. longest_s: of a turn, tools included. Of one
-    event loop."""
+    """max_concurrent: turns at a time. max_queue: how many more may wait. longest_s: of a turn, tools included.
+    most_tokens: sampled in a turn, whatever the client asks. Of one event loop.
+
+    Raises ParameterError where a number is not positive.
+    """
 
     def __init__(
         self,
@@ -28,7 +31,11 @@ class Runner:
         max_concurrent: int = 32,
         max_queue: int = 128,
         longest_s: float | None = None,
+        most_tokens: int | None = None,
     ) -> None:
+        for number in (max_concurrent, longest_s, most_tokens):
+            if number is not None and number <= 0:
+                raise ParameterError(f"a limit of the server must be over 0, not {number}")
         self.generator = generator
         self.metrics = Metrics(generator)
         self.running = 0
@@ -37,6 +44,7 @@ class Runner:
         self._slots = asyncio.Semaphore(max_concurrent)
         self._max_queue = max_queue
         self._longest_s = longest_s
+        self._most_tokens = most_tokens
 
     async def events(self, plan: Plan) -> AsyncGenerator[Event, None]:
         """The events of a turn; closing the generator ends it at once.
@@ -44,6 +52,7 @@ class Runner:
         Raises CapacityError where too many wait or the server is about to end, and what a turn raises.
         """
         watch = Watch(self.metrics)
+        seconds, tokens = plan.limits.seconds or self._longest_s, self._capped(plan.limits.tokens)
         async with self._slot():
             turn = Turn(
                 self.generator,
@@ -51,7 +60,7 @@ class Runner:
                 plan.toolbox,
                 params=plan.params,
                 later=plan.later,
-                limits=replace(plan.limits, seconds=plan.limits.seconds or self._longest_s),
+                limits=replace(plan.limits, seconds=seconds, tokens=tokens),
                 response_formats=plan.response_formats,
             )
             try:
@@ -71,7 +80,7 @@ class Runner:
         watch = Watch(self.metrics)
         async with self._slot():
             watch.prompt(len(prompt))
-            stream = self.generator.generate(prompt, params)
+            stream = self.generator.generate(prompt, replace(params, max_tokens=self._capped(params.max_tokens)))
             try:
                 async for token in stream:
                     watch.sampled(token)
@@ -80,6 +89,9 @@ class Runner:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+
+    def _capped(self, tokens: int | None) -> int | None:
+        return min((n for n in (tokens, self._most_tokens) if n is not None), default=None)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -16,6 +16,7 @@ from gpt_oss.cli import main
 from gpt_oss.errors import ParameterError
 from gpt_oss.server.app import ServerOptions
 from gpt_oss.server.keys import Keys, new_key, read_keys
+from gpt_oss.server.runner import Runner
 from gpt_oss.vocabulary import encode_with_special
 from tests.server.conftest import serving
 from tests.server.test_chat_completions import ANSWER, ASK
@@ -62,6 +63,30 @@ def test_the_log_tells_of_requests_but_not_what_was_said(caplog: pytest.LogCaptu
         assert answer.headers["x-request-id"] in caplog.text
         assert "/v1/chat/completions 200" in caplog.text
         assert ("a secret" in caplog.text) == log_prompts
+
+
+def test_the_most_tokens_of_an_answer() -> None:
+    """Whatever the client asks, unless that is less."""
+    reply = encode_with_special(ANSWER)
+    with serving(ScriptedGenerator([reply] * 5), most_tokens=5) as live:
+
+        def ask(path: str, **more: object) -> Any:
+            return httpx.post(f"{live.url}/v1/{path}", json=more).json()
+
+        for given, used in (({}, 5), ({"max_tokens": 1000}, 5), ({"max_tokens": 4}, 4)):
+            answer = ask("chat/completions", messages=ASK, **given)
+            assert answer["choices"][0]["finish_reason"] == "length"
+            assert answer["usage"]["completion_tokens"] == used
+        response = ask("responses", input="Hi")
+        assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+        assert response["usage"]["output_tokens"] == 5
+        text = ask("completions", prompt="Hi", max_tokens=1000)
+        assert (text["choices"][0]["finish_reason"], text["usage"]["completion_tokens"]) == ("length", 5)
+
+
+def test_limits_are_positive() -> None:
+    with pytest.raises(ParameterError, match="over 0, not -1"):
+        Runner(ScriptedGenerator([]), most_tokens=-1)
 
 
 def test_the_longest_time_of_an_answer() -> None:
