@@ -264,8 +264,8 @@ def _attend_in_blocks(qkv: Sequence[Tensor], sinks: Tensor, lengths: Sequence[in
     mask = torch.zeros(seen.shape, dtype=qkv[0].dtype).masked_fill_(~seen, -math.inf)[:, None]
     q, k, v = (pad(each, (0, 0, 0, 0, window, blocks * window - tokens)) for each in qkv)
     q = q[window:].view(blocks, window, *q.shape[1:])
-    k, v = with_block_before(k), with_block_before(v)
-    attended = attend_densely(*(each.transpose(1, 2) for each in (q, k, v)), sinks, mask)
+    q, k, v = (each.transpose(1, 2) for each in (q, with_block_before(k), with_block_before(v)))
+    attended = attend_densely(q, k, v, sinks, mask)
     return attended.transpose(1, 2).flatten(0, 1)[:tokens].flatten(1)
 
 
@@ -332,8 +332,8 @@ def _attend_together(qkv: Sequence[Tensor], sinks: Tensor, lengths: Sequence[int
         positions = torch.arange(1 + longest, device=rows.device)
         mask = visible(positions, positions, window)
         mask[:, 0] = True
-    fronted = (side_by_side(*each) for each in zip((q, k, v), (nothing, sink, nothing), strict=True))
-    result = scaled_dot_product_attention(*fronted, attn_mask=mask, is_causal=mask is None, scale=1.0)
+    q, k, v = (side_by_side(*each) for each in zip((q, k, v), (nothing, sink, nothing), strict=True))
+    result = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
     return result[:, :, 1:, :head_dim].transpose(1, 2).flatten(0, 1).index_select(0, rows)
 
 

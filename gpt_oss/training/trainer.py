@@ -106,7 +106,7 @@ class Processes:
             for several in together(tensors):
                 flat = torch.cat([tensor.flatten() for tensor in several])
                 dist.all_reduce(flat)
-                for tensor, total in zip(several, flat.split([t.numel() for t in several]), strict=True):
+                for tensor, total in zip(several, torch.split(flat, [t.numel() for t in several]), strict=True):
                     tensor.copy_(total.view_as(tensor))
 
     def same_start(self, tensors: Sequence[Tensor]) -> None:
