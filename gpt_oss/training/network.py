@@ -95,16 +95,18 @@ class Network(nn.Module):
         row_of = cast(Tensor, self.row_of)
         return torch.where(tokens < 0, tokens, row_of[tokens.clamp(min=0)])
 
-    def hidden(self, pack: PackTensors) -> tuple[Tensor, Tensor]:
-        """What the unembedding reads, [tokens, hidden], and the balance (see Loss)."""
+    def hidden(self, pack: PackTensors, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the unembedding reads, [tokens, hidden], and the balance (see Loss). wanted: bool [tokens], the rows to
+        give; what only the others need is not computed, which is the last layer's experts."""
         x = self.embedding(self.rows(pack.tokens))
         rotary = rotary_tables(self.config, pack.positions, x.dtype)
         balances = []
         for block in self.block:
+            rows = wanted if block is self.block[-1] else None
             if self.recompute and torch.is_grad_enabled():
-                x, balance = checkpoint(block, x, rotary, pack.lengths, use_reentrant=False)
+                x, balance = checkpoint(block, x, rotary, pack.lengths, rows, use_reentrant=False)
             else:
-                x, balance = block(x, rotary, pack.lengths)
+                x, balance = block(x, rotary, pack.lengths, rows)
             balances.append(balance)
         return self.norm(x), torch.stack(balances).mean()
 
@@ -115,13 +117,13 @@ class Network(nn.Module):
     def loss(self, pack: PackTensors) -> Loss:
         """Of a pack; divide the total by the number of targets for the mean. Tokens outside the vocabulary count as
         one group."""
-        x, balance = self.hidden(pack)
         wanted = pack.targets != IGNORED
+        x, balance = self.hidden(pack, wanted)
         offsets = torch.zeros(self.unembedding.out_features, device=x.device, dtype=wide(x.dtype))
         if self.vocabulary is not None:
             offsets[-1] = self._shared_logit  # the shared row stands for many equal logits
         targets = self.rows(pack.targets[wanted])
-        return Loss(sum_of_cross_entropies(x[wanted], self.unembedding.weight, offsets, targets), balance)
+        return Loss(sum_of_cross_entropies(x, self.unembedding.weight, offsets, targets), balance)
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
@@ -191,8 +193,12 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MixtureOfExperts(config, quantize_experts)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], lengths: Sequence[int], wanted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         x = x + self.attn(x, rotary, lengths)
+        if wanted is not None:
+            x = x[wanted]
         added, balance = self.mlp(x)
         return x + added, balance
 
@@ -363,8 +369,8 @@ class MixtureOfExperts(nn.Module):
             h = dispatch(t, order, self.config.experts_per_token)
             h = swiglu(self.mlp1(h, counts.tolist()), self.config.swiglu_limit)
             added = combine(self.mlp2(h, counts.tolist()), shares, order)
-        used = counts / counts.sum()
-        wanted = router_logits.softmax(dim=-1, dtype=wide(router_logits.dtype)).mean(0)
+        used = counts / counts.sum().clamp(min=1)
+        wanted = router_logits.softmax(dim=-1, dtype=wide(router_logits.dtype)).sum(0) / max(1, len(x))
         return added, self.config.num_experts * (used * wanted).sum()
 
     def _of_all(self, t: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
@@ -450,7 +456,7 @@ class _Combine(Function):
     @staticmethod
     def forward(context: Any, h: Tensor, shares: Tensor, order: Tensor) -> Tensor:
         context.save_for_backward(h, shares, order)
-        rows = h.index_select(0, invert(order)).view(*shares.shape, -1)
+        rows = h.index_select(0, invert(order)).view(*shares.shape, h.shape[1])
         return torch.bmm(shares[:, None].to(h.dtype), rows)[:, 0]
 
     @staticmethod

@@ -72,6 +72,17 @@ def test_what_gpus_compute_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(p.grad, q.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
+def test_a_pack_with_nothing_to_learn_has_no_gradient() -> None:
+    pack = random_pack(20, 5)
+    pack.targets[:] = IGNORED
+    trained = loaded()
+    loss = trained.loss(pack)
+    (loss.total + loss.balance).backward()
+    assert loss.total.item() == 0
+    assert torch.isfinite(loss.balance)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in trained.parameters())
+
+
 def test_examples_too_long_for_all_scores_at_once_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     pack = random_pack(*LENGTHS)
     dense, tiled = loaded(), loaded()
