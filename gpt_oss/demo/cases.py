@@ -94,22 +94,29 @@ def is_held_out(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Breadth:
-    """How much a case may ask for. What the demo model is asked is NARROW; it learns from BROAD ones too.
+    """How much a case may ask for. What the demo model is asked is NARROW; it learns from BROAD ones too, and from
+    CLOSE ones, in which there is more to choose from in as few words.
 
-    shuffled: facts of a JSON answer in any order, and some that the schema does not ask for. functions: weights of 0, 1
-    or 2 that are declared beside the right one. pages: weights of PAGES that lie beside the right one. facts: the most
-    that a page tells.
+    shuffled: facts of a JSON answer in any order, and some that the schema does not ask for. fields: weights of 1 to 4
+    of its fields. functions: weights of 0, 1 or 2 that are declared beside the right one. long_names: how many of them
+    have two nouns in their names, so that no name can be known by heart. pages: weights of PAGES that lie beside the
+    right one. facts: the most that a page tells.
     """
 
     shuffled: bool
+    fields: tuple[float, float, float, float]
     functions: tuple[float, float, float]
     pages: tuple[float, ...]
     facts: int
+    long_names: float = 0.0
 
 
 PAGES = (0, 1, 2, 3, 6, 10)
-BROAD = Breadth(shuffled=True, functions=(5, 3, 1), pages=(3, 3, 3, 3, 1, 1), facts=6)
-NARROW = Breadth(shuffled=False, functions=(8, 2, 0), pages=(5, 4, 2, 1, 0, 1), facts=3)
+BROAD = Breadth(shuffled=True, fields=(2, 5, 4, 2), functions=(5, 3, 1), pages=(3, 3, 3, 3, 1, 1), facts=6)
+NARROW = Breadth(shuffled=False, fields=(2, 5, 4, 2), functions=(8, 2, 0), pages=(5, 4, 2, 1, 0, 1), facts=3)
+CLOSE = Breadth(
+    shuffled=False, fields=(1, 3, 4, 4), functions=(2, 5, 1), pages=(6, 4, 1, 1, 0, 0), facts=6, long_names=0.4
+)
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------
@@ -357,7 +364,7 @@ _NATURAL: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 )
 
 
-def _made_up(rng: Random) -> tuple[Function, str, str]:
+def _made_up(rng: Random, long_names: float = 0.0) -> tuple[Function, str, str]:
     """A function, a question for it, and the arguments as JSON."""
     if rng.random() < 0.3:
         name, description, names, questions = rng.choice(_NATURAL)
@@ -367,6 +374,8 @@ def _made_up(rng: Random) -> tuple[Function, str, str]:
         question = rng.choice(questions).format(**{p.name: p.said for p in parameters})
     else:
         verb, noun = rng.choice(words.VERBS), rng.choice(words.NOUNS)
+        if long_names and rng.random() < long_names:
+            noun += f"_{rng.choice(words.NOUNS)}"
         name = _function_name(rng, verb, noun)
         plain = noun.replace("_", " ")
         description = rng.choice(
@@ -391,10 +400,10 @@ def _made_up(rng: Random) -> tuple[Function, str, str]:
 
 
 def functions(rng: Random, breadth: Breadth) -> Case:
-    function, question, arguments = _made_up(rng)
+    function, question, arguments = _made_up(rng, breadth.long_names)
     declared = [function]
     for _ in range(rng.choices((0, 1, 2), breadth.functions)[0]):
-        other, _, _ = _made_up(rng)
+        other, _, _ = _made_up(rng, breadth.long_names)
         if all(_stem(other.name) != _stem(f.name) for f in declared):
             declared.append(other)
     rng.shuffle(declared)
@@ -434,7 +443,7 @@ _EXTRACT = (
 
 
 def json_answer(rng: Random, breadth: Breadth) -> Case:
-    parameters = _parameters(rng, rng.choices((1, 2, 3, 4), (2, 5, 4, 2))[0])
+    parameters = _parameters(rng, rng.choices((1, 2, 3, 4), breadth.fields)[0])
     value = json.dumps({p.name: p.value for p in parameters}, ensure_ascii=False)
     told = list(parameters)
     if breadth.shuffled:

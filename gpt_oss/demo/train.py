@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gpt_oss.demo.cases import BROAD, NARROW, SHARES, Breadth
+from gpt_oss.demo.cases import BROAD, CLOSE, NARROW, SHARES, Breadth
 from gpt_oss.demo.data import examples
 from gpt_oss.demo.wiring import wire
 from gpt_oss.model.compact import write_compact
@@ -70,8 +70,9 @@ HARD = {
     "browser": 30,
     "rename": 9,
 }
+HARDER = {**HARD, "arithmetic": 8, "functions": 34, "json": 26, "rename": 7}
 # First the skills that are copying in short prompts: there attention learns to look back. Then everything, broader than
-# it will be asked; then what it will be asked.
+# it will be asked; then what it will be asked; then cases where there is more to choose from.
 STAGES = (
     Stage(
         "copying",
@@ -92,6 +93,13 @@ STAGES = (
         100_000,
         replace(COMMON, learning_rate=1.5e-3, warmup_steps=20, final_share=0.01, steps=5_000),
         NARROW,
+    ),
+    Stage(
+        "chosen",
+        HARDER,
+        75_000,
+        replace(COMMON, learning_rate=1e-3, warmup_steps=20, final_share=0.01, steps=4_000),
+        CLOSE,
     ),
 )
 
