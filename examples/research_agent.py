@@ -12,7 +12,7 @@ import argparse
 import asyncio
 from contextlib import aclosing
 
-from gpt_oss import AsyncSession, SamplingParams, load_model
+from gpt_oss import AsyncSession, SamplingParams, TurnLimits, load_model
 from gpt_oss.events import CitationFound, MessageStarted, TextDelta, ToolDone, ToolStarted, TurnDone
 from gpt_oss.tools.python_docker.docker_tool import PythonTool
 from gpt_oss.tools.simple_browser import SimpleBrowserTool, choose_backend
@@ -27,10 +27,11 @@ async def main(checkpoint: str, question: str, temperature: float) -> None:
     channel: str | None = None
     sources: dict[str, str] = {}
     params = SamplingParams(temperature=temperature)
+    limits = TurnLimits(tokens=20_000)  # of thoughts, calls and the answer together
     model = load_model(checkpoint)
     try:
         async with (
-            AsyncSession(model, tools=tools, instructions=instructions, params=params) as session,
+            AsyncSession(model, tools=tools, instructions=instructions, params=params, limits=limits) as session,
             aclosing(session.stream(question)) as events,
         ):
             async for event in events:
