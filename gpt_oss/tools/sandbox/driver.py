@@ -23,6 +23,7 @@ from typing import IO, Any
 
 def main() -> None:
     requests, replies = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a host that a script put into the background ignores it
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)

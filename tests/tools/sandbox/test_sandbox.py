@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,19 @@ class TestAnySandbox:
             assert (await session.execute("x")).output == "7\n"
         finally:
             await session.close()
+
+    async def test_an_interrupt_works_under_a_host_that_ignores_interrupts(self, kind: str, sandbox: Sandbox) -> None:
+        """What a script starts with `&` does."""
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            session = (await self.open(kind, sandbox)).session(replace(LIMITS, wall_s=0.7))
+            try:
+                stopped = await session.execute("while True: pass")
+            finally:
+                await session.close()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert (stopped.timed_out, stopped.state_lost) == (True, False)
 
     async def test_what_ignores_an_interrupt_is_killed_and_the_next_call_starts_anew(
         self, kind: str, sandbox: Sandbox
