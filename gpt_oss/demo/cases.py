@@ -98,8 +98,8 @@ class Breadth:
     CLOSE ones, in which there is more to choose from in as few words.
 
     shuffled: facts of a JSON answer in any order, and some that the schema does not ask for. fields: weights of 1 to 4
-    of its fields. functions: weights of 0, 1 or 2 that are declared beside the right one. long_names: how many of them
-    have two nouns in their names, so that no name can be known by heart. pages: weights of PAGES that lie beside the
+    of its fields. functions: weights of 0, 1 or 2 that are declared beside the right one. long_names: how many of the
+    made-up names have two nouns, so that they cannot be known by heart. pages: weights of PAGES that lie beside the
     right one. facts: the most that a page tells.
     """
 

@@ -240,11 +240,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, lengths: Sequence[int
         return _attend_together(qkv, sinks, lengths, window).flatten(1)
     if window is not None:
         return _attend_in_blocks(qkv, sinks, lengths, window)
-    future = torch.full((max(lengths),) * 2, -math.inf, dtype=qkv[0].dtype).triu(1)
+    longest = max((length for length in lengths if heads * length**2 <= SCORES_AT_ONCE), default=0)
+    future = torch.full((longest, longest), -math.inf, dtype=qkv[0].dtype).triu(1)
     attended = []
     for each in zip(*(torch.split(part, list(lengths)) for part in qkv), strict=True):
         length = len(each[0])
-        if heads * length**2 > SCORES_AT_ONCE:
+        if length > longest:
             attended.append(_attend_together(each, sinks, [length], None))
         else:
             q_, k_, v_ = (part.transpose(0, 1) for part in each)
