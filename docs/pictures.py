@@ -17,8 +17,8 @@ from pathlib import Path
 from generated import DOCS, main
 from openai_harmony import Author, Message, Role
 
-from gpt_oss.harmony.convert import from_chat
 from gpt_oss.harmony.events import ParsedMessage
+from gpt_oss.harmony.from_chat import from_chat
 from gpt_oss.harmony.parser import parse
 from gpt_oss.harmony.render import Conversation, render
 from gpt_oss.vocabulary import START, decode, encode_with_special, special_name

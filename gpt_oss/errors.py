@@ -16,6 +16,8 @@ The message is the whole story: what went wrong, where (file, tensor, field), wh
 prints it after `gpt-oss: ` and exits with 2; a traceback appears only with `--debug`.
 """
 
+from __future__ import annotations
+
 
 class GptOssError(Exception):
     """Base of all errors raised on purpose.
@@ -47,7 +49,13 @@ class ParameterError(GptOssError):
 
 
 class ContextOverflowError(GptOssError):
-    pass
+    @classmethod
+    def of(cls, tokens: int, most: int) -> ContextOverflowError:
+        """The error in the words that agents look for before they compact a conversation.
+
+        tokens: of the prompt. most: that the context holds, with the answer.
+        """
+        return cls(f"prompt is too long: {tokens} tokens > {most} maximum (maximum context length is {most} tokens)")
 
 
 class CapacityError(GptOssError):

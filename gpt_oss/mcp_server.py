@@ -91,12 +91,12 @@ def build_server(offer: Offer, tool_of: Callable[[Context], Tool]) -> Server[Any
             raise MCPError(types.INVALID_PARAMS, f"there is no tool {params.name!r}; the tools are: {known}")
         try:
             call = offer.call(params.name, params.arguments or {})
-            text = await _answer(tool_of(context), call)
+            text, failed = await _answer(tool_of(context), call)
         except ParameterError as error:
-            text = f"Error: {error}"
+            text, failed = f"Error: {error}", True
         except Exception as error:  # a tool's defect is told to the client, as a turn tells it to a model
-            text = f"Error: {type(error).__name__}: {error}"
-        return types.CallToolResult(content=[types.TextContent(text=text)], is_error=text.startswith("Error"))
+            text, failed = f"Error: {type(error).__name__}: {error}", True
+        return types.CallToolResult(content=[types.TextContent(text=text)], is_error=failed)
 
     return Server(
         f"gpt-oss {offer.namespace}",
@@ -107,11 +107,14 @@ def build_server(offer: Offer, tool_of: Callable[[Context], Tool]) -> Server[Any
     )
 
 
-async def _answer(tool: Tool, call: Message) -> str:
-    from gpt_oss.tools.tool import text_of
+async def _answer(tool: Tool, call: Message) -> tuple[str, bool]:
+    """The text of a tool's answers, and whether it failed."""
+    from gpt_oss.tools.tool import ToolAnswer, text_of
 
-    async with aclosing(tool.process(call)) as answers:
-        return "\n".join([text_of(answer) async for answer in answers])
+    async with aclosing(tool.process(call)) as stream:
+        answers = [answer async for answer in stream]
+    failed = any(isinstance(answer, ToolAnswer) and answer.failed for answer in answers)
+    return "\n".join(map(text_of, answers)), failed
 
 
 async def serve_stdio(make_tool: MakeTool) -> None:

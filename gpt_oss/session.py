@@ -18,13 +18,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from openai_harmony import Author, DeveloperContent, Message, Role, TextContent
+from openai_harmony import Author, Message, Role, TextContent
 
 from gpt_oss.backends.base import TokenGenerator
 from gpt_oss.errors import ParameterError
 from gpt_oss.events import CitationFound, Event, ToolDone, TurnDone, TurnEnd, Usage
-from gpt_oss.harmony.convert import EFFORTS, Aliases, system_message
+from gpt_oss.harmony.aliases import prompt_names
 from gpt_oss.harmony.events import MessageDone, ParsedMessage
+from gpt_oss.harmony.history import EFFORTS, developer_message, system_message
 from gpt_oss.harmony.render import AnyMessage
 from gpt_oss.params import SamplingParams
 from gpt_oss.tools.citations import Citation
@@ -115,7 +116,7 @@ class AsyncSession:
         self.params = params
         self.limits = limits
         self.messages: list[AnyMessage] = []  # behind the system and developer messages
-        self.toolbox = Toolbox.of(tools)
+        self.toolbox = Toolbox.of(tools, prompt_names)
         self._instructions = instructions
         self._date = current_date or datetime.date.today().isoformat()
         self._effort = reasoning_effort
@@ -225,15 +226,8 @@ def head_messages(
     """The system message with the built-in tools; the developer message with the functions, if it says anything."""
     head = [system_message(reasoning_effort, current_date, toolbox.namespaces)]
     text = "\n\n".join(part for part in (instructions, *(tool.instruction for tool in toolbox.functions)) if part)
-    developer = DeveloperContent.new()
-    if text:
-        developer = developer.with_instructions(text)
-    if toolbox.functions:
-        aliases = Aliases.of(tool.name for tool in toolbox.functions)
-        declarations = [tool.declaration for tool in toolbox.functions]
-        for declaration in declarations:
-            declaration.name = aliases.in_prompt(declaration.name)
-        developer = developer.with_function_tools(declarations)
-    if text or toolbox.functions:
-        head.append(Message.from_role_and_content(Role.DEVELOPER, developer))
-    return head
+    declarations = [tool.declaration for tool in toolbox.functions]
+    for declaration in declarations:
+        declaration.name = toolbox.name_in_prompt(declaration.name)
+    developer = developer_message(text, declarations)
+    return [*head, developer] if developer else head

@@ -34,13 +34,12 @@ from gpt_oss.events import (
     Usage,
 )
 from gpt_oss.harmony import Conversation, MessageDone, MessageStarted, ParsedMessage, Parser, TextDelta, render_prompt
-from gpt_oss.harmony.convert import Aliases
 from gpt_oss.harmony.events import Event as HarmonyEvent
 from gpt_oss.harmony.render import AnyMessage, ResponseFormat
 from gpt_oss.params import SamplingParams
 from gpt_oss.tools.citations import CitationReader, Piece
 from gpt_oss.tools.functions import FunctionTool
-from gpt_oss.tools.tool import Tool, text_of
+from gpt_oss.tools.tool import Tool, ToolAnswer
 from gpt_oss.tools.toolbox import Toolbox
 from gpt_oss.vocabulary import CALL, END, ENDOFTEXT, RETURN
 
@@ -98,7 +97,6 @@ class Turn:
         self._generator = generator
         self._history = list(history)
         self._toolbox = toolbox
-        self._aliases = Aliases.of(tool.name for tool in toolbox.functions)
         self._params = [
             replace(each, stop_token_ids=tuple({*each.stop_token_ids, *STOP_TOKENS})) for each in (params, *later)
         ]
@@ -184,9 +182,7 @@ class Turn:
         if len(tokens) < context:
             return tokens, trimmed
         if number == 0:
-            raise ContextOverflowError(
-                f"the prompt is {len(tokens)} tokens long, and the context holds {context} with the answer"
-            )
+            raise ContextOverflowError.of(len(tokens), context)
         return None, trimmed
 
     def _render(self, head: Sequence[AnyMessage], turns: Sequence[Sequence[AnyMessage]]) -> list[int]:
@@ -254,15 +250,15 @@ class Turn:
         for call in list(self._unanswered):
             number, self._calls_started = self._calls_started, self._calls_started + 1
             recipient = call.header.recipient or ""
-            found = self._toolbox.find(self._client_name(recipient))
+            found = self._toolbox.find(recipient)
             yield ToolStarted(number, found[1] if found else recipient, call)
             started = time.monotonic()
             if found:
                 answers = await self._run_tool(found[0], found[1], call)
             else:
                 self._unknown_calls += 1
-                answers = [_answer_to(call, self._no_such_tool(recipient))]
-            failed = not found or any(text_of(message).startswith("Error") for message in answers)
+                answers = [_answer_to(call, self._no_such_tool(recipient), failed=True)]
+            failed = any(isinstance(message, ToolAnswer) and message.failed for message in answers)
             self._unanswered.remove(call)
             self.messages += answers
             name = found[1] if found else recipient
@@ -289,31 +285,20 @@ class Turn:
         except Exception as error:  # a tool's defect must not end the conversation: the model is told and goes on
             if isinstance(error, TimeoutError) and self._seconds_left() == 0:
                 error = TimeoutError("the time for this turn is over")
-            answers.append(_answer_to(call, f"Error: {type(error).__name__}: {error}"))
+            answers.append(_answer_to(call, f"Error: {type(error).__name__}: {error}", failed=True))
         return answers or [_answer_to(call, "")]
 
-    def _client_name(self, recipient: str) -> str:
-        found = self._toolbox.find(recipient)
-        if found is not None and recipient == found[1] and not isinstance(found[0], FunctionTool):
-            return recipient
-        name = self._aliases.of_recipient(recipient)
-        return f"functions.{name}" if name in self._aliases.declared else recipient
-
     def _is_for_others(self, call: ParsedMessage) -> bool:
-        found = self._toolbox.find(self._client_name(call.header.recipient or ""))
+        found = self._toolbox.find(call.header.recipient or "")
         return found is not None and isinstance(found[0], FunctionTool) and not found[0].runs_here
 
     def _no_such_tool(self, recipient: str) -> str:
-        names = [self._aliases.in_prompt(name.removeprefix("functions.")) for name in self._toolbox.recipients]
-        known = [
-            f"functions.{name}" if full.startswith("functions.") else name
-            for name, full in zip(names, self._toolbox.recipients, strict=True)
-        ]
+        known = self._toolbox.recipients
         rest = f"The tools are: {', '.join(known)}." if known else "There are no tools; answer without."
         return f"Error: there is no tool {recipient!r}. {rest}"
 
     def _answer_all(self, text: str) -> None:
-        self.messages += [_answer_to(call, text) for call in self._unanswered]
+        self.messages += [_answer_to(call, text, failed=True) for call in self._unanswered]
         self._unanswered.clear()
 
     # Limits
@@ -415,8 +400,9 @@ def _least(a: int | None, b: int | None) -> int | None:
     return min((x for x in (a, b) if x is not None), default=None)
 
 
-def _answer_to(call: ParsedMessage, text: str) -> Message:
-    return _addressed(Message(author=Author(role=Role.TOOL), content=[TextContent(text=text)]), call)
+def _answer_to(call: ParsedMessage, text: str, *, failed: bool = False) -> Message:
+    answer = ToolAnswer(author=Author(role=Role.TOOL), content=[TextContent(text=text)], failed=failed)
+    return _addressed(answer, call)
 
 
 def _addressed(answer: Message, call: ParsedMessage) -> Message:

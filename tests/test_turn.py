@@ -17,7 +17,8 @@ from gpt_oss.backends.scripted import Reply, ScriptedGenerator
 from gpt_oss.errors import BackendError, ContextOverflowError
 from gpt_oss.events import CitationFound, ContextTrimmed, Event, RoundStarted, ToolDone, ToolStarted, TurnDone
 from gpt_oss.harmony import Conversation, MessageDone, MessageStarted, TextDelta, parse, render
-from gpt_oss.harmony.convert import header_and_text, system_message
+from gpt_oss.harmony.aliases import prompt_names
+from gpt_oss.harmony.history import header_and_text, system_message
 from gpt_oss.harmony.render import AnyMessage
 from gpt_oss.params import SamplingParams
 from gpt_oss.tools.citations import CitationReader, Source
@@ -255,7 +256,7 @@ async def test_a_function_with_the_name_of_a_built_in_tool_is_called_by_its_alia
         return f"ran {code}"
 
     generator = ScriptedGenerator([spoken(calls("functions.user_python", '{"code":"1"}')), spoken(final("."))])
-    turn = Turn(generator, [user("?")], Toolbox.of([python]))
+    turn = Turn(generator, [user("?")], Toolbox.of([python], prompt_names))
     started = of(ToolStarted, await play(turn))
     assert started[0].name == "functions.python"  # type: ignore[attr-defined]
     assert shape(turn.messages)[1] == ("functions.user_python", "commentary", "ran 1")
@@ -397,7 +398,7 @@ async def test_a_prompt_that_is_too_long_loses_its_oldest_whole_turns() -> None:
 
 
 async def test_a_question_that_does_not_fit_by_itself_is_refused() -> None:
-    with pytest.raises(ContextOverflowError, match=r"the prompt is \d+ tokens long"):
+    with pytest.raises(ContextOverflowError, match=r"prompt is too long: \d+ tokens > 100 maximum"):
         await play(Turn(ScriptedGenerator([], context_tokens=100), [user("word " * 200)]))
 
 

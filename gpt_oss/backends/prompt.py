@@ -16,8 +16,5 @@ def room(prompt: Sequence[int], context_tokens: int, vocab_size: int) -> int:
     if bad is not None:
         raise ParameterError(f"the prompt has token {bad}, and the model's vocabulary is 0 to {vocab_size - 1}")
     if len(prompt) >= context_tokens:
-        raise ContextOverflowError(
-            f"the prompt of {len(prompt)} tokens leaves no room in the context of {context_tokens} tokens",
-            hint="Shorten the prompt or ask for a larger context.",
-        )
+        raise ContextOverflowError.of(len(prompt), context_tokens)
     return context_tokens - len(prompt)

@@ -84,7 +84,7 @@ class ScriptedGenerator:
 
     def _next(self, prompt: Sequence[int], params: SamplingParams) -> tuple[Call, Reply]:
         if len(prompt) >= self.context_tokens:
-            raise ContextOverflowError(f"a prompt of {len(prompt)} tokens fills the context of {self.context_tokens}")
+            raise ContextOverflowError.of(len(prompt), self.context_tokens)
         call = Call(list(prompt), params)
         with self._lock:
             self.calls.append(call)

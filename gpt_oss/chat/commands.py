@@ -10,7 +10,7 @@ from gpt_oss.chat.saved import SavedChat, read, save
 from gpt_oss.chat.state import Chat, last_asked
 from gpt_oss.chat.text import one_line, plural
 from gpt_oss.errors import ParameterError
-from gpt_oss.harmony.convert import EFFORTS
+from gpt_oss.harmony.history import EFFORTS
 
 
 @dataclass(frozen=True)

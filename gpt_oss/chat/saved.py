@@ -17,8 +17,8 @@ import pydantic
 from openai_harmony import Message
 
 from gpt_oss.errors import HarmonyError, ParameterError
-from gpt_oss.harmony.convert import EFFORTS
 from gpt_oss.harmony.events import ParsedMessage
+from gpt_oss.harmony.history import EFFORTS
 from gpt_oss.harmony.render import AnyMessage, Conversation, render_prompt
 
 FORMAT, VERSION = "gpt-oss chat", 1

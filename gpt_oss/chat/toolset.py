@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from gpt_oss.errors import MissingDependencyError
+from gpt_oss.harmony.aliases import prompt_names
 from gpt_oss.tools.tool import Tool
 from gpt_oss.tools.toolbox import Toolbox
 
@@ -25,7 +26,7 @@ class Toolset:
 
     def toolbox(self) -> Toolbox:
         """Those that are on. Raises ParameterError where two have the same name."""
-        return Toolbox.of(tool for tool in self.tools if tool.name not in self.off)
+        return Toolbox.of((tool for tool in self.tools if tool.name not in self.off), prompt_names)
 
     def add(self, tool: Tool) -> None:
         self.tools.append(tool)

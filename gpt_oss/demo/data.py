@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gpt_oss.demo.cases import NARROW, SHARES, Breadth, Call, Case, Function, draw
 from gpt_oss.errors import GptOssError
+from gpt_oss.harmony.aliases import prompt_names
 from gpt_oss.harmony.render import AnyMessage, Conversation
 from gpt_oss.session import head_messages
 from gpt_oss.tools.functions import Arguments, FunctionTool
@@ -44,7 +45,7 @@ def toolbox(case: Case, folder: Path) -> Toolbox:
                 tools.append(PythonTool(stateful=True))
             case "apply_patch":
                 tools.append(ApplyPatchTool(_written(folder / "files", case.files)))
-    return Toolbox.of([*tools, *map(_tool_of, case.functions)])
+    return Toolbox.of([*tools, *map(_tool_of, case.functions)], prompt_names)
 
 
 def _tool_of(function: Function) -> FunctionTool:

@@ -220,10 +220,7 @@ class Engine:
         if bad is not None:
             raise ParameterError(f"the prompt has token {bad}, and the model's vocabulary is 0 to {vocab - 1}")
         if len(tokens) >= self.context_tokens:
-            raise ContextOverflowError(
-                f"the prompt of {len(tokens)} tokens leaves no room in the context of {self.context_tokens} tokens",
-                hint="Shorten the prompt or open the model with a larger context.",
-            )
+            raise ContextOverflowError.of(len(tokens), self.context_tokens)
         room = self.context_tokens - len(tokens)
         request = Request(
             tokens,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_oss.errors import HarmonyError
-from gpt_oss.harmony.convert import from_chat
+from gpt_oss.harmony.from_chat import from_chat
 from gpt_oss.harmony.parser import parse
 from gpt_oss.harmony.render import render_prompt
 from gpt_oss.vocabulary import decode, special_name

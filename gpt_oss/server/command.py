@@ -18,8 +18,8 @@ from gpt_oss.errors import GptOssError, MissingDependencyError, ParameterError
 from gpt_oss.generate import add_load_arguments, load_options
 
 if TYPE_CHECKING:
-    from gpt_oss.server.app import ServerOptions
-    from gpt_oss.server.hosted import Hosted
+    from gpt_oss.server.core.hosted import Hosted
+    from gpt_oss.server.gate import ServerOptions
     from gpt_oss.server.service import Service
 
 OLLAMA_PORT = 11434
@@ -122,7 +122,7 @@ def open_service(
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
     from gpt_oss.load import load
-    from gpt_oss.server.app import ServerOptions
+    from gpt_oss.server.gate import ServerOptions
     from gpt_oss.server.keys import Keys, read_keys
     from gpt_oss.server.runner import Runner
     from gpt_oss.server.service import Service
@@ -185,7 +185,7 @@ def _new_key(args: argparse.Namespace) -> int:
 def _hosted(args: argparse.Namespace) -> Hosted:
     """web_search where a backend is known, code_interpreter where a sandbox works; both are tried now."""
     from gpt_oss.load import computes_elsewhere
-    from gpt_oss.server.hosted import Hosted
+    from gpt_oss.server.core.hosted import Hosted
     from gpt_oss.tools.python_docker.docker_tool import PythonTool
     from gpt_oss.tools.sandbox import open_sandbox
     from gpt_oss.tools.simple_browser import SimpleBrowserTool

@@ -16,11 +16,11 @@ from fastapi.responses import JSONResponse, Response
 from gpt_oss.backends.base import SampledToken
 from gpt_oss.errors import ParameterError
 from gpt_oss.params import SamplingParams
-from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.core.errors import RequestError, as_response
+from gpt_oss.server.core.stream import EventStream, begun, event, together, unless_gone
 from gpt_oss.server.openapi import body_of, read_as
-from gpt_oss.server.runner import Runner, together
+from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service, service_of
-from gpt_oss.server.sse import EventStream, begun, event, unless_gone
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, decode, encode_with_special, special_tokens, token_bytes
 
 Json = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from gpt_oss.server.errors import RequestError
+from gpt_oss.server.core.errors import RequestError
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 _TYPE = re.compile(r"(str|int|float|bool|(list|dict)\[.*\])")  # which pydantic puts into the path to a field of several

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-from gpt_oss.server.errors import RequestError
+from gpt_oss.server.core.errors import RequestError
 
 FOLDER = Path(__file__).parent / "static"
 PREFIX = "/page/"  # of everything but the page itself; needs no key, as it holds nothing of anybody

@@ -7,7 +7,6 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pydantic
 from fastapi import APIRouter, Request
@@ -15,14 +14,14 @@ from fastapi import APIRouter, Request
 from gpt_oss import __version__
 from gpt_oss.doctor import processor_name
 from gpt_oss.memory import memory_bytes
-from gpt_oss.server.errors import RequestError
-from gpt_oss.server.openapi import body_of
+from gpt_oss.server.core.body import Json, read_object
+from gpt_oss.server.core.errors import RequestError
+from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.state.store import Store
 from gpt_oss.server.state.turns import add_turns, trace_of, turns_of
 from gpt_oss.server.trace import readable, timing
 
-Json = dict[str, Any]
 router = APIRouter()
 
 
@@ -120,7 +119,7 @@ async def turns(request: Request, identity: str) -> Json:
     data = []
     for stored, trace in await turns_of(store, identity):
         under_way = live.get(stored.body["id"])
-        body = under_way.fold.response() if under_way else stored.body
+        body = under_way.writer.response() if under_way else stored.body
         data.append({"response": body, "input": stored.input_items, "timing": timing(trace) if trace else None})
     return {"object": "list", "conversation": found, "data": data}
 
@@ -129,10 +128,7 @@ async def turns(request: Request, identity: str) -> Json:
 async def branch(request: Request, identity: str) -> Json:
     """Let a conversation begin with a response of another one and all that came before it."""
     store = _store(request)
-    try:
-        body = _Turn.model_validate_json(await request.body())
-    except pydantic.ValidationError as error:
-        raise RequestError(f"response: {error.errors()[0]['msg']}", param="response") from None
+    body = read_as(_Turn, await read_object(request))
     chain = await store.chain(body.response)
     if chain is None:
         raise RequestError(f"there is no response {body.response!r} with everything before it", param="response")

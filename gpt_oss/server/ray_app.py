@@ -36,11 +36,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gpt_oss.errors import BackendError, CapacityError, ParameterError
 from gpt_oss.server.affinity import Affinity, affinity_of
-from gpt_oss.server.app import ServerOptions, create_app
+from gpt_oss.server.app import create_app
 from gpt_oss.server.command import add_arguments, open_service, store_address, user_seal_key
-from gpt_oss.server.errors import RequestError, as_response
+from gpt_oss.server.core.errors import RequestError, as_response
+from gpt_oss.server.core.stream import event
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.ray_router import PrefixRouter
-from gpt_oss.server.sse import event
 from gpt_oss.server.state.store import Store
 
 NOT_HERE = ("host", "port", "new_key", "help", "debug")  # of the flags of `gpt-oss serve`

@@ -1,19 +1,18 @@
-"""Runs plans: so many at a time, so many waiting, the rest refused; and an end that waits for those under way."""
+"""Runs asks: so many at a time, so many waiting, the rest refused; and an end that waits for those under way."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 from gpt_oss.backends.base import SampledToken, TokenGenerator
 from gpt_oss.errors import CapacityError, ParameterError
 from gpt_oss.events import Event, RoundStarted, Sampled
 from gpt_oss.params import SamplingParams
+from gpt_oss.server.core.ask import Ask
 from gpt_oss.server.metrics import Metrics, Watch
-from gpt_oss.server.plan import Plan
 from gpt_oss.turn import Turn
 
 
@@ -46,22 +45,22 @@ class Runner:
         self._longest_s = longest_s
         self._most_tokens = most_tokens
 
-    async def events(self, plan: Plan) -> AsyncGenerator[Event, None]:
+    async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         """The events of a turn; closing the generator ends it at once.
 
         Raises CapacityError where too many wait or the server is about to end, and what a turn raises.
         """
         watch = Watch(self.metrics)
-        seconds, tokens = plan.limits.seconds or self._longest_s, self._capped(plan.limits.tokens)
+        seconds, tokens = ask.limits.seconds or self._longest_s, self._capped(ask.limits.tokens)
         async with self._slot():
             turn = Turn(
                 self.generator,
-                plan.history,
-                plan.toolbox,
-                params=plan.params,
-                later=plan.later,
-                limits=replace(plan.limits, seconds=seconds, tokens=tokens),
-                response_formats=plan.response_formats,
+                ask.history,
+                ask.tools.toolbox,
+                params=ask.params,
+                later=ask.later,
+                limits=replace(ask.limits, seconds=seconds, tokens=tokens),
+                response_formats=ask.response_formats,
             )
             try:
                 async with aclosing(aiter(turn)) as events:
@@ -73,7 +72,7 @@ class Runner:
                                 watch.sampled(token)
                         yield event
             finally:
-                await plan.toolbox.close()
+                await ask.tools.toolbox.close()
 
     async def tokens(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[SampledToken, None]:
         """Bare tokens, for what is no conversation; queued like a turn."""
@@ -123,14 +122,3 @@ class Runner:
         deadline = asyncio.get_running_loop().time() + seconds
         while (self.running or self.waiting) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
-
-
-async def together(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """All of them; when one fails, the others are cancelled and its error is raised."""
-    tasks = [asyncio.ensure_future(run) for run in runs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

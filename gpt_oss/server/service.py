@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
-from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted
+from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted
 from gpt_oss.server.keys import Keys
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.state.memory import Memory, Seal
 from gpt_oss.server.state.store import Store
 
 if TYPE_CHECKING:
-    from gpt_oss.server.responses.live import LiveResponse
+    from gpt_oss.server.apis.responses.live import LiveResponse
 
 
 SIZES = ["20b", "120b"]
@@ -25,10 +25,13 @@ USUAL_NAMES = ("gpt-oss-{}", "gpt-oss:{}", "openai/gpt-oss-{}")
 
 @dataclass
 class Service:
-    """model: the name under which the one model of this server goes; any name in a request is answered by it.
+    """What every route needs.
 
-    keys: what a client may show; none, and everybody may ask. store: None, and nothing is kept. live: responses under
-    way that can be asked for by id.
+    model: the name under which the one model of this server goes; any name in a request is answered by it.
+    keys: what a client may show; none, and everybody may ask.
+    store: None, and nothing is kept.
+    live: responses under way that can be asked for by id.
+    listed: the names that /v1/models lists.
     """
 
     runner: Runner
@@ -39,6 +42,7 @@ class Service:
     memory: Memory = field(default_factory=Memory)
     hosted: Hosted = NOTHING_HOSTED
     live: dict[str, LiveResponse] = field(default_factory=dict)
+    listed: list[str] = field(default_factory=list)
     started: int = field(default_factory=lambda: int(time.time()))
 
     @property

@@ -67,9 +67,9 @@ class FunctionTool(Tool):
         try:
             result = await self._run(parse_arguments(text_of(message)))
         except ToolError as error:
-            yield answer(message, f"Error: {error}")
+            yield answer(message, f"Error: {error}", failed=True)
         except Exception as error:  # the user's own code, which may raise anything: the model is told, the turn goes on
-            yield answer(message, f"Error: {type(error).__name__}: {error}")
+            yield answer(message, f"Error: {type(error).__name__}: {error}", failed=True)
         else:
             yield answer(message, result if isinstance(result, str) else pydantic_json(result))
 

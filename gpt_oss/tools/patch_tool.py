@@ -50,8 +50,10 @@ class ApplyPatchTool(FunctionTool):
     async def _process(self, message: Message) -> AsyncIterator[Message]:
         # Shielded: a patch under way is finished, for half of one must never be on the disk.
         work = asyncio.ensure_future(asyncio.to_thread(apply_patch, text_of(message), self._root))
+        failed = True
         try:
             text = await asyncio.shield(work)
+            failed = False
         except PatchError as error:
             text = f"Error: {error}"
         except OSError as error:
@@ -59,7 +61,7 @@ class ApplyPatchTool(FunctionTool):
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
-        yield answer(message, text)
+        yield answer(message, text, failed=failed)
 
 
 async def _unused(arguments: dict[str, object]) -> object:

@@ -1,6 +1,6 @@
 """What a tool is: a recipient that the model may address, and answers that it can read.
 
-A tool knows nothing of models, prompts or turns. What it cannot do becomes an answer that begins with `Error` and says
+A tool knows nothing of models, prompts or turns. What it cannot do becomes an answer with `failed` set, whose text says
 why: an exception out of `process` is a defect of the tool, and the turn makes an answer of that as well.
 """
 
@@ -71,14 +71,24 @@ class Tool(ABC):
         return None
 
 
-def answer(call: Message, text: str) -> Message:
+class ToolAnswer(Message):  # type: ignore[misc]  # openai-harmony has no types
+    """A message that answers a call.
+
+    failed: the tool could not do what was asked; the text says why.
+    """
+
+    failed: bool = False
+
+
+def answer(call: Message, text: str, *, failed: bool = False) -> ToolAnswer:
     """The message that answers `call`: by the tool it named, to the assistant, on the call's own channel."""
-    message = Message(
+    return ToolAnswer(
         author=Author(role=Role.TOOL, name=call.recipient),
         content=[TextContent(text=text)],
         recipient="assistant",
+        channel=call.channel or None,
+        failed=failed,
     )
-    return message.with_channel(call.channel) if call.channel else message
 
 
 def text_of(message: Message) -> str:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from openai_harmony import Message, Role, SystemContent, ToolNamespaceConfig
 
 from gpt_oss.errors import HarmonyError, ParameterError
-from gpt_oss.harmony.convert import from_chat, header_and_text
+from gpt_oss.harmony.from_chat import from_chat
+from gpt_oss.harmony.history import header_and_text
 from gpt_oss.harmony.json_types import LIST, OBJECT, optional, shown, wanted
 from gpt_oss.harmony.render import AnyMessage, Conversation, render, without_old_analysis
 from gpt_oss.vocabulary import RETURN, START, encode_ordinary

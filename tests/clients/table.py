@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gpt_oss.backends.scripted import ScriptedGenerator
-from gpt_oss.server.app import ServerOptions
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.state.store import Store
 from gpt_oss.vocabulary import decode, encode_with_special
 from tests.server.conftest import serving

@@ -19,8 +19,9 @@ from gpt_oss.backends.scripted import ScriptedGenerator
 from gpt_oss.load import LoadOptions, load
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.model.factory import write_random_checkpoint
-from gpt_oss.server.app import ServerOptions, create_app
-from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted
+from gpt_oss.server.app import create_app
+from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.keys import Keys
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service

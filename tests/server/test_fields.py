@@ -11,8 +11,8 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.responses import Response
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
-from gpt_oss.server.chat_completions.inbound import ChatRequest
-from gpt_oss.server.responses.inbound import ResponsesRequest
+from gpt_oss.server.apis.chat.read import ChatRequest
+from gpt_oss.server.apis.responses.read import ResponsesRequest
 from gpt_oss.vocabulary import decode
 from tests.server.conftest import Scripted
 from tests.server.test_chat_completions import ANSWER, ASK, WEATHER
@@ -24,8 +24,8 @@ WITHOUT_EFFECT = {
         "service_tier", "stream_options",
     },
     ChatRequest: {
-        "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options",
-        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "user", "verbosity",
+        "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_options",
+        "prompt_cache_retention", "safety_identifier", "service_tier", "user", "verbosity",
     },
 }  # fmt: skip
 SDK: Any = [(ResponsesRequest, ResponseCreateParamsBase), (ChatRequest, CompletionCreateParamsBase)]

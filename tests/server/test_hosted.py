@@ -12,7 +12,7 @@ import pytest
 
 from gpt_oss.backends.scripted import ScriptedGenerator
 from gpt_oss.params import SamplingParams
-from gpt_oss.server.hosted import Hosted
+from gpt_oss.server.core.hosted import Hosted
 from gpt_oss.server.state.store import Store
 from gpt_oss.tools.python_docker.docker_tool import PythonTool
 from gpt_oss.vocabulary import decode, encode_with_special

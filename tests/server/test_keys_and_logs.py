@@ -14,7 +14,7 @@ import pytest
 from gpt_oss.backends.scripted import Reply, ScriptedGenerator
 from gpt_oss.cli import main
 from gpt_oss.errors import ParameterError
-from gpt_oss.server.app import ServerOptions
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.keys import Keys, new_key, read_keys
 from gpt_oss.server.runner import Runner
 from gpt_oss.vocabulary import encode_with_special

@@ -9,7 +9,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from gpt_oss.backends.scripted import ScriptedGenerator
-from gpt_oss.server.app import ServerOptions, create_app
+from gpt_oss.server.app import create_app
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import Store

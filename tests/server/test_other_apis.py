@@ -13,7 +13,7 @@ import pytest
 from openai.types import Completion
 
 from gpt_oss.backends.scripted import ScriptedGenerator
-from gpt_oss.server.app import ServerOptions
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.vocabulary import decode, encode_with_special
 from tests.server.conftest import Live, Scripted, serving
 from tests.server.test_chat_completions import ANSWER, ASK, CALL, PREAMBLE, WEATHER

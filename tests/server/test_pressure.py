@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from gpt_oss.backends.scripted import Reply, ScriptedGenerator
-from gpt_oss.server import sse
-from gpt_oss.server.app import ServerOptions, create_app
+from gpt_oss.server.app import create_app
+from gpt_oss.server.core import stream
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service
 from gpt_oss.vocabulary import encode_with_special
@@ -58,7 +59,7 @@ def test_who_does_not_read_holds_up_nobody(path: str) -> None:
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/messages"])
 def test_silence_is_filled(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real events where comments do not count: Codex's clock is not reset by them."""
-    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.1)
     silent = Reply(encode_with_special("<|channel|>final<|message|>Hi<|return|>"), delay_s=0.5)
     with serving(ScriptedGenerator([silent])) as live:
         text = httpx.post(f"{live.url}{path}", json={**STREAMS[path], "stream": True}, timeout=60).text
@@ -75,8 +76,7 @@ def test_silence_is_filled(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
 def test_a_stream_that_waits_for_its_turn_begins_all_the_same(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "KEEP_ALIVE_S", 0.1)
-    monkeypatch.setattr("gpt_oss.server.responses.routes.KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.1)
     with serving(slow(40), max_concurrent=1) as live, unread(live, path, STREAMS[path]):
         wait_until(lambda: live.runner.running == 1)
         with httpx.stream("POST", f"{live.url}{path}", json={**STREAMS[path], "stream": True}) as response:

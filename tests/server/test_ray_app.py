@@ -26,7 +26,7 @@ from starlette.requests import Request
 pytest.importorskip("ray.serve", reason="needs ray: pip install 'gpt-oss[ray]'")
 
 from gpt_oss.errors import BackendError, ParameterError
-from gpt_oss.server.errors import RequestError
+from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.ray_app import Fleet, Front, Watchdog, fleet_and_flags, merged
 
 # ---- without Ray ----------------------------------------------------------------------------------------------------

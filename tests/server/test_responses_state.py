@@ -20,7 +20,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gpt_oss.backends.scripted import Reply, ScriptedGenerator
-from gpt_oss.server.hosted import Hosted
+from gpt_oss.server.core.hosted import Hosted
 from gpt_oss.server.state.store import Store
 from gpt_oss.tools.python_docker.docker_tool import PythonTool
 from gpt_oss.tools.simple_browser import SimpleBrowserTool

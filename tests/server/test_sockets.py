@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from gpt_oss.backends.scripted import Reply, ScriptedGenerator
-from gpt_oss.server.app import ServerOptions
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.vocabulary import decode, encode_with_special
 from tests.server.conftest import Live, Scripted, serving
 from tests.server.test_chat_completions import ANSWER, wait_until

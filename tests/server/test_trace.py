@@ -12,7 +12,7 @@ from gpt_oss.backends.base import SampledToken
 from gpt_oss.backends.scripted import Reply
 from gpt_oss.events import MessageStarted, RoundStarted, Sampled
 from gpt_oss.harmony.events import Header
-from gpt_oss.server.hosted import Hosted
+from gpt_oss.server.core.hosted import Hosted
 from gpt_oss.server.trace import Trace, readable, timing
 from gpt_oss.tools.python_docker.docker_tool import PythonTool
 from gpt_oss.tools.simple_browser import SimpleBrowserTool

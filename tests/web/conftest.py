@@ -18,7 +18,7 @@ from gpt_oss.backends.base import SampledToken
 from gpt_oss.backends.scripted import Reply, ScriptedGenerator
 from gpt_oss.load import LoadOptions, load
 from gpt_oss.params import SamplingParams
-from gpt_oss.server.hosted import NOTHING_HOSTED, Hosted
+from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted
 from gpt_oss.server.page import FOLDER
 from gpt_oss.server.state.store import Store
 from gpt_oss.tools.python_docker.docker_tool import PythonTool

@@ -108,7 +108,9 @@ def of_status(status: int, body: bytes, headers: Mapping[str, str], url: str) ->
         return FaultError(BackendError(f"{url} does not know the model or the path{said}"))
     if 400 <= status < 500:
         if _OVERFLOW.search(text):
-            return FaultError(ContextOverflowError(f"{url} says that the prompt is too long{said}"))
+            return FaultError(
+                ContextOverflowError(f"prompt is too long for {url}{said} (over its maximum context length)")
+            )
         return FaultError(ParameterError(f"{url} refuses the request{said or f' with status {status}'}"))
     return FaultError(BackendError(f"{url} has failed with status {status}{said}"))
 

@@ -63,6 +63,15 @@ traces = sql.Table(
     sql.Column("body", sql.Text, nullable=False),
 )
 
+completions = sql.Table(
+    "chat_completions",
+    tables,
+    sql.Column("id", sql.String(80), primary_key=True),
+    sql.Column("created", sql.Integer, nullable=False, index=True),
+    sql.Column("body", sql.Text, nullable=False),
+    sql.Column("messages", sql.Text, nullable=False),
+)
+
 
 def _first(connection: sql.Connection) -> None:
     for table in (responses, events, conversations, items):
@@ -74,8 +83,12 @@ def _turns(connection: sql.Connection) -> None:
         table.create(connection)
 
 
+def _completions(connection: sql.Connection) -> None:
+    completions.create(connection)
+
+
 # MIGRATIONS[n] makes a database of version n one of version n + 1. Append; never change one that was released.
-MIGRATIONS: tuple[Callable[[sql.Connection], None], ...] = (_first, _turns)
+MIGRATIONS: tuple[Callable[[sql.Connection], None], ...] = (_first, _turns, _completions)
 
 
 class NewerDatabaseError(GptOssError):

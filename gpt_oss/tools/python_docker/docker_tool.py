@@ -81,9 +81,9 @@ class PythonTool(Tool):
                 result = await sandbox.run(code, self._limits)
         except GptOssError as error:
             hint = f" ({error.hint})" if error.hint else ""
-            yield answer(message, f"Error: {error}{hint}")
+            yield answer(message, f"Error: {error}{hint}", failed=True)
         else:
-            yield answer(message, describe(result, self._limits))
+            yield answer(message, describe(result, self._limits), failed=not result.ok)
 
 
 def code_of(text: str) -> str:

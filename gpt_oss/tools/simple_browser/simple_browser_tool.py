@@ -114,7 +114,7 @@ class SimpleBrowserTool(Tool):
             yield answer(message, await self._do(message.recipient or "", text_of(message)))
         except (_RefusedError, BackendError) as error:
             # A part of it may come from a server.
-            yield answer(message, f"Error: {one_line(clean(str(error)))[:LONGEST_ERROR]}")
+            yield answer(message, f"Error: {one_line(clean(str(error)))[:LONGEST_ERROR]}", failed=True)
 
     async def _do(self, recipient: str, text: str) -> str:
         try:

@@ -1,0 +1,1 @@
+"""Chat Completions, OpenAI's older API."""

@@ -1,0 +1,171 @@
+"""A Chat Completions request as an Ask. What is not supported is refused by its field's name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pydantic
+
+from gpt_oss.errors import HarmonyError
+from gpt_oss.harmony.from_chat import read_chat
+from gpt_oss.harmony.history import History, formats_of
+from gpt_oss.server.core.ask import Ask, ask_of, effort_of
+from gpt_oss.server.core.errors import RequestError
+from gpt_oss.server.core.sampling import SamplingFields, TokenLimit, stop_texts
+from gpt_oss.server.core.tools import Choice, ToolSet, ToolSpec, custom_spec, function_spec
+
+MOST_CHOICES = 16
+MOST_TOP_LOGPROBS = 20
+Recall = Callable[[str], str | None]
+
+
+class StreamOptions(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="ignore")
+    include_usage: bool | None = False
+
+
+class Reasoning(pydantic.BaseModel):
+    """exclude: think, but do not tell."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+    effort: str | None = None
+    exclude: bool | None = None
+
+
+class ChatRequest(SamplingFields):
+    """The fields that mean something here. Others are accepted and have no effect, as in other servers."""
+
+    model: str = ""
+    messages: list[dict[str, Any]] = pydantic.Field(min_length=1)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    reasoning: Reasoning | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: TokenLimit = None
+    max_completion_tokens: TokenLimit = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = pydantic.Field(None, ge=0, le=MOST_TOP_LOGPROBS)
+    n: int = pydantic.Field(1, ge=1, le=MOST_CHOICES)
+    modalities: list[Literal["text", "audio"]] | None = None
+    audio: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class ChatAsk:
+    """What a request comes to.
+
+    logprobs: whether they are sent.
+    shows_reasoning: whether thoughts are.
+    as_functions: calls are sent in the form that was used before `tools`.
+    """
+
+    request: ChatRequest
+    ask: Ask
+    logprobs: bool
+    shows_reasoning: bool
+    as_functions: bool
+
+
+def read_request(request: ChatRequest, recall: Recall = lambda _: None) -> ChatAsk:
+    """recall: see History. Raises RequestError."""
+    _check(request)
+    specs = _specs(request)
+    tools = ToolSet.of(specs)
+    history = History(lambda name: tools.in_prompt(tools.flat_name(name)), recall)
+    wants_logprobs = bool(request.logprobs or request.top_logprobs is not None)
+    try:
+        read_chat(history, request.messages)
+        formats = formats_of(request.response_format, "response_format")
+    except HarmonyError as error:
+        raise RequestError(str(error), param=error.field) from None
+    ask = ask_of(
+        history,
+        tools,
+        request,
+        choice=_choice(request, tools),
+        formats=formats,
+        effort=_effort(request),
+        max_tokens=request.max_completion_tokens or request.max_tokens,
+        logprobs=(request.top_logprobs or 0) if wants_logprobs else None,
+        stop_texts=stop_texts(request),
+    )
+    shows = not (request.reasoning and request.reasoning.exclude)
+    return ChatAsk(request, ask, wants_logprobs, shows, as_functions=bool(request.functions and not request.tools))
+
+
+def _check(request: ChatRequest) -> None:
+    if request.audio is not None or "audio" in (request.modalities or []):
+        raise RequestError("gpt-oss writes text, not audio", param="modalities" if request.modalities else "audio")
+    if request.web_search_options is not None:
+        raise RequestError("the web is searched for /v1/responses, with a web_search tool", param="web_search_options")
+
+
+def _effort(request: ChatRequest) -> str:
+    if request.reasoning_effort is None and request.reasoning is not None:
+        return effort_of(request.reasoning.effort, "reasoning.effort")
+    return effort_of(request.reasoning_effort, "reasoning_effort")
+
+
+def _specs(request: ChatRequest) -> list[ToolSpec]:
+    """The declared tools; also in the form that was used before `tools`. Kinds that mean nothing here are left out."""
+    specs: list[ToolSpec] = []
+    for number, tool in enumerate(request.tools or []):
+        kind, where = tool.get("type", "function"), f"tools[{number}]"
+        if kind == "function":
+            specs.append(function_spec(_inner(tool, "function", where), f"{where}.function"))
+        elif kind == "custom":
+            specs.append(custom_spec(_inner(tool, "custom", where), f"{where}.custom"))
+    for number, function in enumerate(request.functions or []):
+        specs.append(function_spec(function, f"functions[{number}]"))
+    return specs
+
+
+def _inner(tool: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    found = tool.get(key)
+    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
+        raise RequestError(f"{where}.{key} needs a name", param=f"{where}.{key}")
+    return found
+
+
+def _choice(request: ChatRequest, tools: ToolSet) -> Choice:
+    given = request.tool_choice if request.tool_choice is not None else request.function_call
+    match given:
+        case None | "auto" | "none":
+            return Choice(given or "auto")
+        case "required" | "any" if tools.specs:
+            return Choice("required")
+        case {"type": "allowed_tools"}:
+            return _allowed(given, tools)
+        case {"function": {"name": str(name)}} | {"custom": {"name": str(name)}} | {"name": str(name)}:
+            if any(spec.name == name for spec in tools.specs):
+                return Choice(tools.flat_name(name))
+            raise RequestError(f"tool_choice names {name!r}, which is not declared", param="tool_choice")
+    raise RequestError(
+        "tool_choice is auto, none, required (with tools), or names a declared function", param="tool_choice"
+    )
+
+
+def _allowed(given: Any, tools: ToolSet) -> Choice:
+    inner = given.get("allowed_tools")
+    given = inner if isinstance(inner, Mapping) else given
+    listed = given.get("tools")
+    names = {_named(tool) for tool in listed if isinstance(tool, Mapping)} if isinstance(listed, list) else set()
+    left = frozenset(spec.flat for spec in tools.specs if spec.name in names)
+    if not left:
+        raise RequestError("tool_choice allows no tool that is declared", param="tool_choice")
+    return Choice("required" if given.get("mode") == "required" else "auto", left)
+
+
+def _named(tool: Mapping[str, Any]) -> object:
+    inner: object = tool.get("function") or tool.get("custom") or tool
+    return inner.get("name") if isinstance(inner, Mapping) else None

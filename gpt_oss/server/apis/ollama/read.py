@@ -1,0 +1,172 @@
+"""Requests of Ollama's API as Asks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pydantic
+
+from gpt_oss.errors import HarmonyError
+from gpt_oss.harmony.content import note_of, text_of
+from gpt_oss.harmony.history import History, arguments_of, formats_of
+from gpt_oss.harmony.json_types import not_too_deep
+from gpt_oss.harmony.render import ResponseFormat
+from gpt_oss.server.core.ask import Ask, ask_of, effort_of
+from gpt_oss.server.core.errors import RequestError
+from gpt_oss.server.core.sampling import SamplingFields, stop_texts
+from gpt_oss.server.core.tools import ToolSet, ToolSpec, function_spec
+
+HOTTEST = 2.0  # what the other APIs allow; Ollama takes any temperature
+
+
+class OllamaRequest(pydantic.BaseModel):
+    """The fields of /api/chat (messages) and /api/generate (prompt, system, raw)."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    model: str = ""
+    messages: list[dict[str, Any]] | None = None
+    prompt: str = ""
+    system: str | None = None
+    raw: bool = False
+    suffix: str | None = None
+    images: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    format: str | dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+    stream: bool = True
+    think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = pydantic.Field(None, ge=0, le=20)
+
+
+class OllamaOptions(SamplingFields):
+    """The options that mean something here, under Ollama's names."""
+
+    temperature: float | None = pydantic.Field(None, ge=0, allow_inf_nan=False)
+    top_p: float | None = pydantic.Field(None, ge=0)
+    top_k: int | None = None
+    min_p: float | None = pydantic.Field(None, ge=0, le=1)
+    num_predict: int | None = None
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens of an answer; what is not positive is no limit."""
+        return self.num_predict if (self.num_predict or 0) > 0 else None
+
+    def as_fields(self) -> SamplingFields:
+        """The same fields within the bounds of the other APIs."""
+        given = self.model_dump(exclude={"num_predict"}, exclude_none=True)
+        if self.temperature is not None:
+            given["temperature"] = min(HOTTEST, self.temperature)
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            given["top_p"] = 1.0
+        if self.top_k is not None:
+            given["top_k"] = max(0, self.top_k)
+        return SamplingFields(**given)
+
+
+def read_conversation(
+    request: OllamaRequest,
+    options: OllamaOptions,
+    messages: Sequence[Mapping[str, Any]],
+    recall: Callable[[str], str | None] = lambda _: None,
+) -> Ask:
+    """recall: see History. Raises RequestError."""
+    tools = ToolSet.of(_specs(request.tools or []))
+    history = History(lambda name: tools.in_prompt(tools.flat_name(name)), recall)
+    newest = max((i for i, message in enumerate(messages) if message.get("role") == "user"), default=None)
+    try:
+        not_too_deep(messages, "messages")
+        for number, message in enumerate(messages):
+            _read(history, message, f"messages[{number}]", newest=number == newest)
+        formats = _formats(request.format)
+    except HarmonyError as error:
+        raise RequestError(str(error), param=error.field) from None
+    wants_logprobs = bool(request.logprobs or request.top_logprobs)
+    return ask_of(
+        history,
+        tools,
+        options.as_fields(),
+        formats=formats,
+        effort=_effort(request.think),
+        max_tokens=options.max_tokens,
+        logprobs=(request.top_logprobs or 0) if wants_logprobs else None,
+        stop_texts=stop_texts(options, "options.stop"),
+    )
+
+
+def _effort(think: bool | str | None) -> str:
+    if think is False:
+        return "low"
+    return effort_of(think, "think") if isinstance(think, str) else "medium"
+
+
+def _formats(given: str | Mapping[str, Any] | None) -> list[ResponseFormat]:
+    if isinstance(given, Mapping):
+        return formats_of({"type": "json_schema", "name": "answer", "schema": given}, "format")
+    if given in (None, ""):
+        return []
+    if given != "json":
+        raise RequestError("format is json or a JSON schema", param="format")
+    return formats_of({"type": "json_object"}, "format")
+
+
+def _specs(tools: Sequence[Mapping[str, Any]]) -> list[ToolSpec]:
+    specs = []
+    for number, tool in enumerate(tools):
+        where = f"tools[{number}].function"
+        function = tool.get("function")
+        if not isinstance(function, Mapping):
+            raise RequestError(f"{where} needs a name", param=where)
+        specs.append(function_spec(function, where))
+    return specs
+
+
+def _read(history: History, message: Mapping[str, Any], where: str, *, newest: bool) -> None:
+    """Writes one message: thinking, calls with objects for arguments, answers named by their tool."""
+    text = _text(message, where, newest=newest)
+    match message.get("role"):
+        case "system" | "developer":
+            history.instruct(text)
+        case "user":
+            history.user(text)
+        case "assistant":
+            history.think(text_of(message.get("thinking"), f"{where}.thinking"))
+            calls = message.get("tool_calls") or []
+            if not isinstance(calls, list):
+                raise RequestError(f"{where}.tool_calls must be a list", param=f"{where}.tool_calls")
+            if text or not (calls or message.get("thinking")):
+                history.say(text, "commentary" if calls else "final")
+            for number, call in enumerate(calls):
+                _call(history, call, f"{where}.tool_calls[{number}]")
+        case "tool":
+            name = message.get("tool_name") or message.get("name") or ""
+            call_id = message.get("tool_call_id") or message.get("id") or ""
+            history.result(text, call_id=str(call_id), name=str(name))
+        case role:
+            raise RequestError(
+                f"{where}.role must be system, user, assistant or tool, not {role!r:.40}", param=f"{where}.role"
+            )
+
+
+def _text(message: Mapping[str, Any], where: str, *, newest: bool) -> str:
+    text = text_of(message.get("content"), f"{where}.content", newest=newest)
+    images = message.get("images")
+    if not images:
+        return text
+    if newest:
+        raise RequestError(
+            f"{where}.images: gpt-oss reads text, not images; say in words what they show, or leave them out",
+            param=f"{where}.images",
+        )
+    notes = [note_of("image") for _ in images] if isinstance(images, list) else [note_of("image")]
+    return "\n".join([*([text] if text else []), *notes])
+
+
+def _call(history: History, call: Any, where: str) -> None:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RequestError(f"{where}.function needs a name", param=f"{where}.function")
+    history.call(function["name"], arguments_of(function.get("arguments") or {}), call_id=str(call.get("id") or ""))

@@ -1,0 +1,123 @@
+"""Tools that a client asks for and this server runs: `web_search` is our browser, `code_interpreter` our python,
+`mcp` the tools of MCP servers that whoever runs this one has allowed.
+
+The other hosted tools of OpenAI's have no meaning here. A client that lists one among others is served without it; one
+that insists on it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gpt_oss.errors import GptOssError
+from gpt_oss.server.core.body import Json
+from gpt_oss.server.core.errors import RequestError
+from gpt_oss.tools.functions import FunctionTool
+from gpt_oss.tools.mcp_client import McpServer, connect
+from gpt_oss.tools.tool import Tool
+
+KINDS = (
+    "web_search", "browser_search", "file_search", "computer", "code_interpreter", "image_generation", "mcp", "shell",
+    "local_shell", "tool_search", "apply_patch", "programmatic_tool_calling",
+)  # fmt: skip
+SYNONYMS = {"browser_search": "web_search"}
+MCP_TIMEOUT_S = 60.0
+
+
+def is_hosted(kind: object) -> bool:
+    """Whether a tool's type is one of OpenAI's own, dated versions included."""
+    return any(str(kind).startswith(known) for known in KINDS)
+
+
+def usual_kind(kind: object) -> str:
+    """The type under its usual name."""
+    return SYNONYMS.get(str(kind), str(kind))
+
+
+@dataclass(frozen=True)
+class McpTools:
+    """A connected server's tools, those that the request allows.
+
+    label: what the client calls the server.
+    """
+
+    label: str
+    server: McpServer
+    tools: tuple[FunctionTool, ...]
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What makes the tools of one request; None where this server has no such tool.
+
+    mcp: URLs that clients may name, each with all below it.
+    """
+
+    web_search: Callable[[], Tool] | None = None
+    code_interpreter: Callable[[], Tool] | None = None
+    mcp: tuple[str, ...] = ()
+
+    async def connect(self, tools: Sequence[Json]) -> list[McpTools]:
+        """To the MCP servers among a request's tools; none where this server has no mcp at all. Raises RequestError."""
+        connected: list[McpTools] = []
+        try:
+            for number, tool in enumerate(tools):
+                if tool.get("type") == "mcp" and self.mcp:
+                    taken = [known.name for each in connected for known in each.tools]
+                    connected.append(await self._connect(tool, f"tools[{number}]", taken))
+        except BaseException:
+            for each in connected:
+                await each.server.close()
+            raise
+        return connected
+
+    async def _connect(self, tool: Json, where: str, taken: Sequence[str]) -> McpTools:
+        url, label = tool.get("server_url"), tool.get("server_label")
+        if not isinstance(label, str) or not label:
+            raise RequestError(f"{where}.server_label is missing", param=f"{where}.server_label")
+        if not isinstance(url, str) or not any(_is_below(url, allowed) for allowed in self.mcp):
+            raise RequestError(f"{where}.server_url is none that this server may use", param=f"{where}.server_url")
+        if tool.get("require_approval", "always") != "never":
+            raise RequestError(
+                f'{where}.require_approval must be "never": calls are not held back here',
+                param=f"{where}.require_approval",
+            )
+        headers = {str(name): str(value) for name, value in (tool.get("headers") or {}).items()}
+        if isinstance(tool.get("authorization"), str):
+            headers["Authorization"] = f"Bearer {tool['authorization']}"
+        try:
+            server = await connect(url, name=label, headers=headers, timeout_s=MCP_TIMEOUT_S, taken=taken)
+        except GptOssError as error:
+            raise RequestError(f"{where}: {error}", param=where, status=424) from None
+        chosen = tool.get("allowed_tools")
+        chosen = chosen.get("tool_names") if isinstance(chosen, dict) else chosen
+        known = tuple(
+            each for each in server.tools if chosen is None or any(_means(each.name, label, name) for name in chosen)
+        )
+        return McpTools(label, server, known)
+
+    def tools(self, kinds: Sequence[object]) -> list[Tool]:
+        """Those that are asked for by these types and exist."""
+        makers = {"web_search": self.web_search, "code_interpreter": self.code_interpreter}
+        wanted = [make for name, make in makers.items() if any(usual_kind(kind).startswith(name) for kind in kinds)]
+        return [make() for make in wanted if make is not None]
+
+
+NOTHING_HOSTED = Hosted()
+
+
+def recipient_of(kind: str) -> str | None:
+    """Whom a forced call of a hosted tool goes to first."""
+    if usual_kind(kind).startswith("web_search"):
+        return "browser.search"
+    return "python" if kind.startswith("code_interpreter") else None
+
+
+def _is_below(url: str, allowed: str) -> bool:
+    return url == allowed or url.startswith(allowed if allowed.endswith("/") else f"{allowed}/")
+
+
+def _means(own: str, label: str, name: object) -> bool:
+    """Whether a tool, which may bear its server's name in front, is the one that the client means."""
+    return own == name or own.endswith(f"_{name}") or own.endswith(f".{name}")

@@ -1,0 +1,180 @@
+"""Who may come in, and how much they may bring. Gives every request an id, and writes a line about it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpt_oss.server import page
+from gpt_oss.server.core.errors import ENDS, RequestError, as_response, shape_of
+from gpt_oss.server.service import Service
+
+OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})  # without a key
+# Origins that Ollama lets in without being told, because programs of this machine have them.
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
+LOCAL_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
+log = logging.getLogger("gpt_oss.server")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server behaves.
+
+    largest_body: of a request, in bytes.
+    drain_s: how long the end waits for answers under way.
+    origins: of web pages that may ask.
+    ollama: whether its API is there as well.
+    log_prompts: requests' bodies go into the log.
+    """
+
+    largest_body: int = 32 << 20
+    drain_s: float = 30.0
+    origins: tuple[str, ...] = ()
+    ollama: bool = False
+    log_prompts: bool = False
+
+
+class Gate:
+    """The outermost middleware: every request passes here first, and every failure of the inside last."""
+
+    def __init__(self, app: ASGIApp, service: Service, options: ServerOptions) -> None:
+        self._app = app
+        self._service = service
+        self._options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        passage = _Passage(scope, headers, receive, send, self._options)
+        refused = self._refusal(scope["path"], headers)
+        if scope["type"] == "websocket":
+            await self._open_socket(passage, refused)
+        else:
+            await self._answer(passage, refused)
+
+    async def _open_socket(self, passage: _Passage, refused: RequestError | None) -> None:
+        state = "opened" if refused is None else refused
+        log.info("%s WebSocket %s %s", passage.identity, passage.scope["path"], state)
+        if refused is None:
+            await self._app(passage.scope, passage.receive, passage.send)
+            return
+        await passage.receive()  # before it is accepted, so that the client sees an answer with status 403
+        await passage.send({"type": "websocket.close", "code": 1008, "reason": str(refused)})
+
+    async def _answer(self, passage: _Passage, refused: RequestError | None) -> None:
+        started = time.monotonic()
+        scope = passage.scope
+        try:
+            if refused is None:
+                await self._app(scope, passage.counted, passage.tagged)
+            else:
+                await passage.refuse(refused)
+        except ENDS:
+            raise
+        except _TooLargeError:
+            most = self._options.largest_body >> 20
+            await passage.refuse(RequestError(f"the body is larger than {most} MiB", status=413))
+        except Exception:  # told and written down by the handlers inside
+            if not passage.begun:
+                raise
+        except BaseException as error:  # a library's panic, which no handler inside takes
+            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            await passage.refuse(error)
+        finally:
+            known = route_of(scope)
+            self._service.runner.metrics.requests.labels(known, str(passage.status)).inc()
+            milliseconds = round(1000 * (time.monotonic() - started))
+            log.info(
+                "%s %s %s %s %d ms", passage.identity, scope["method"], scope["path"], passage.status, milliseconds
+            )
+
+    def _refusal(self, path: str, headers: dict[str, str]) -> RequestError | None:
+        origin = headers.get("origin")
+        if origin is not None and not self._may_ask(origin, headers.get("host", "")):
+            return RequestError(f"pages of {origin} may not ask here; --cors allows them", status=403)
+        if not self._service.keys or path in OPEN_PATHS or path.startswith(page.PREFIX):
+            return None
+        shown = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
+        if self._service.keys.allow(shown):
+            return None
+        return RequestError("a valid API key is needed", status=401, code="invalid_api_key")
+
+    def _may_ask(self, origin: str, host: str) -> bool:
+        """Whether a web page may: one of this server's own, or of an origin that was named. Programs have none."""
+        allowed = self._options.origins
+        if origin in allowed or "*" in allowed:
+            return True
+        try:
+            parts = urlsplit(origin)
+            if parts.netloc == host and parts.netloc:
+                return True
+            return self._options.ollama and (parts.scheme in LOCAL_SCHEMES or parts.hostname in LOCAL_HOSTS)
+        except ValueError:
+            return False
+
+
+def allowed_origins(options: ServerOptions) -> str | None:
+    """A regular expression of the origins that `Gate` lets in unnamed; None where there are none."""
+    if not options.ollama:
+        return None
+    schemes = "|".join(sorted(LOCAL_SCHEMES))
+    return rf"(?:{schemes})://.*|https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d+)?"
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _Passage:
+    """One request on its way through the gate."""
+
+    def __init__(
+        self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send, options: ServerOptions
+    ) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.identity = f"req_{uuid.uuid4().hex}"
+        self.status = 0
+        self.begun = False
+        self._shape = shape_of(scope["path"], headers)
+        self._options = options
+        self._size = 0
+
+    async def counted(self) -> Message:
+        """What the client sends, up to the largest body."""
+        message = await self.receive()
+        self._size += len(message.get("body", b""))
+        if self._options.log_prompts and message.get("body"):
+            log.info("%s body %s", self.identity, message["body"].decode(errors="replace"))
+        if self._size > self._options.largest_body:
+            raise _TooLargeError
+        return message
+
+    async def tagged(self, message: Message) -> None:
+        """What is sent to the client, with the request's id."""
+        if message["type"] == "http.response.start":
+            self.begun, self.status = True, message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", self.identity.encode())]
+        await self.send(message)
+
+    async def refuse(self, error: BaseException) -> None:
+        """Answer with an error, where nothing was sent yet."""
+        if self.begun:
+            return
+        status, body, headers = as_response(error, self._shape)
+        await JSONResponse(body, status, headers)(self.scope, self.receive, self.tagged)
+
+
+def route_of(scope: Scope) -> str:
+    """The path as it was declared; paths that are not known count as one."""
+    route = scope.get("route")
+    return getattr(route, "path", "other")

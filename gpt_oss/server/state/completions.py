@@ -1,0 +1,72 @@
+"""Chat completions that clients asked to be kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sql
+
+from gpt_oss.server.state.schema import completions
+from gpt_oss.server.state.store import Store
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KeptCompletion:
+    """body: as it was sent, with its metadata. messages: those of the request."""
+
+    body: Json
+    messages: list[Json]
+
+
+async def keep_completion(
+    store: Store, body: Json, messages: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]
+) -> None:
+    row = {
+        "id": body["id"],
+        "created": body["created"],
+        "body": _text({**body, "metadata": dict(metadata)}),
+        "messages": _text(messages),
+    }
+    await store.do(lambda c: c.execute(completions.insert().values(row)))
+
+
+async def completion_of(store: Store, identity: str) -> KeptCompletion | None:
+    wanted = sql.select(completions).where(completions.c.id == identity)
+    row = await store.do(lambda c: c.execute(wanted).first())
+    return None if row is None else KeptCompletion(json.loads(row.body), json.loads(row.messages))
+
+
+async def completions_of(store: Store) -> list[Json]:
+    """The bodies of all, the oldest first."""
+    wanted = sql.select(completions.c.body).order_by(completions.c.created, completions.c.id)
+    rows = await store.do(lambda c: c.execute(wanted).all())
+    return [json.loads(row.body) for row in rows]
+
+
+async def relabel(store: Store, identity: str, metadata: Mapping[str, str]) -> Json | None:
+    """The body with other metadata; None where there is no such completion."""
+    mine = completions.c.id == identity
+
+    def work(connection: sql.Connection) -> Json | None:
+        row = connection.execute(sql.select(completions.c.body).where(mine)).first()
+        if row is None:
+            return None
+        body: Json = {**json.loads(row.body), "metadata": dict(metadata)}
+        connection.execute(completions.update().where(mine).values(body=_text(body)))
+        return body
+
+    return await store.do(work)
+
+
+async def delete_completion(store: Store, identity: str) -> bool:
+    gone = completions.delete().where(completions.c.id == identity)
+    return await store.do(lambda c: c.execute(gone).rowcount > 0)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
