@@ -34,18 +34,26 @@ class Affinity:
 
 
 def affinity_of(method: str, path: str, body: bytes) -> Affinity:
-    """Of a request as it came in. What is no JSON object goes anywhere; the replica says what is wrong with it."""
+    """The affinity of a request as it came in. What is no JSON object goes anywhere; the replica says what is wrong."""
     parts = path.strip("/").split("/")
     if len(parts) >= 3 and parts[1] == "responses" and parts[2].startswith("resp_"):
         return Affinity(parts[2], response=parts[2], pinned=True)
     if len(parts) >= 3 and parts[1] == "conversations":
         return Affinity(parts[2])
+    asked = _asked(body) if method == "POST" else None
+    return Affinity(f"{method} {path}") if asked is None else _of_prompt(asked)
+
+
+def _asked(body: bytes) -> dict[str, Any] | None:
+    """The object of a body; None where it is none."""
     try:
-        asked = json.loads(body) if method == "POST" and body else None
+        asked = json.loads(body) if body else None
     except (ValueError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict):
-        return Affinity(f"{method} {path}")
+        return None
+    return asked if isinstance(asked, dict) else None
+
+
+def _of_prompt(asked: Mapping[str, Any]) -> Affinity:
     head = [f"{name}:{_text(asked[name])}" for name in BEFORE_MESSAGES if asked.get(name)]
     given: Any = next((asked[name] for name in MESSAGES if asked.get(name)), [])
     if not isinstance(given, list) or all(isinstance(each, int) for each in given):  # one text, or token ids

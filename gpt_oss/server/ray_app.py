@@ -107,13 +107,19 @@ def fleet_and_flags(arguments: Mapping[str, Any]) -> tuple[Fleet, list[str]]:
         elif name == "checkpoint":
             words.append(str(value))
         elif name in switches:
-            if str(value).lower() not in ("true", "false", "1", "0"):
-                raise ParameterError(f"{name} is true or false, not {value!r}")
-            words += [f"--{name.replace('_', '-')}"] if str(value).lower() in ("true", "1") else []
+            words += _switch(name, value)
         else:
             for each in value if isinstance(value, list | tuple) else [value]:
                 words += [f"--{name.replace('_', '-')}", str(each)]
     return _checked(Fleet(**mine)), words
+
+
+def _switch(name: str, value: Any) -> list[str]:
+    """The flag, where it is on. Raises ParameterError for what is neither true nor false."""
+    said = str(value).lower()
+    if said not in ("true", "false", "1", "0"):
+        raise ParameterError(f"{name} is true or false, not {value!r}")
+    return [f"--{name.replace('_', '-')}"] if said in ("true", "1") else []
 
 
 def _number(name: str, value: Any, kind: type) -> Any:

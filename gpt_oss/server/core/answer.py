@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from gpt_oss.backends.base import SampledToken
 from gpt_oss.events import (
     CitationFound,
     Event,
@@ -156,9 +157,7 @@ class Answer:
                 self._count(prompt=len(prompt))
                 return [Begun(len(prompt))]
             case Sampled(token):
-                self._count(cached=token.cached_tokens, output=1, reasoning=int(self._thinking))
-                if self._open == "text" and token.id < ENDOFTEXT and token.logprob is not None:
-                    self._logprobs.append((self._read, logprob_of(token)))
+                self._sampled(token)
             case MessageStarted(header):
                 return self._begin(header)
             case TextDelta(text) if self._open is not None:
@@ -167,14 +166,20 @@ class Answer:
                 return [Cited(citation)]
             case MessageDone(message):
                 return self._close(whole=message.ended_by is not None)
-            case ToolStarted(_, name, _) if self._hosted and self._tools.runs_here(name):
-                return [Running()]
-            case ToolDone(_, name, answers, _, failed) if self._hosted and self._tools.runs_here(name):
-                self._hosted.popleft()
-                return [Ran("".join(map(text_of, answers)), failed)]
+            case ToolStarted() | ToolDone():
+                return self._run(event)
             case TurnDone(reason):
                 return self.end(reason)
         return []
+
+    def _run(self, event: ToolStarted | ToolDone) -> list[Part]:
+        """The parts of a call that is run here; calls of what does not exist have none."""
+        if not self._hosted or self._tools.runs_here(event.name) is None:
+            return []
+        if isinstance(event, ToolStarted):
+            return [Running()]
+        self._hosted.popleft()
+        return [Ran("".join(map(text_of, event.answers)), event.failed)]
 
     def end(self, reason: TurnEnd) -> list[Part]:
         """The parts that end the answer now, whatever the turn may still say."""
@@ -185,6 +190,11 @@ class Answer:
     def cut(self) -> list[Part]:
         """The parts that close what is open, where the turn will say nothing more."""
         return self._close(whole=False)
+
+    def _sampled(self, token: SampledToken) -> None:
+        self._count(cached=token.cached_tokens, output=1, reasoning=int(self._thinking))
+        if self._open == "text" and token.id < ENDOFTEXT and token.logprob is not None:
+            self._logprobs.append((self._read, logprob_of(token)))
 
     def _begin(self, header: Header) -> list[Part]:
         closed = self._close(whole=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from starlette.requests import Request
@@ -94,3 +95,77 @@ def mended(text: str) -> str:
     if not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class Fields:
+    """An object of a request, read field by field with the type that each has.
+
+    `text`, `object` and `objects` raise RequestError, which names the field, for another type than theirs; null is no
+    value. `word`, `inner` and `flag` give nothing then: what stands in a history is no reason to lose a session.
+
+    value: the object. where: its place in the request.
+    """
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, Mapping):
+            raise RequestError(f"{where} must be an object", param=where)
+        self.value: Mapping[str, Any] = value
+        self.where = where
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.value
+
+    def __getitem__(self, name: str) -> Any:
+        """The field as it is; None where it is missing."""
+        return self.value.get(name)
+
+    @property
+    def kind(self) -> str:
+        """Its `type`; "" where it has none."""
+        return self.word("type")
+
+    def at(self, name: str) -> str:
+        """The place of a field."""
+        return f"{self.where}.{name}"
+
+    def refuse(self, name: str, what: str) -> RequestError:
+        """The error of a field that is not what it must be."""
+        return RequestError(f"{self.at(name)} {what}", param=self.at(name))
+
+    def text(self, name: str) -> str:
+        found = self[name]
+        if found is not None and not isinstance(found, str):
+            raise self.refuse(name, "must be a string")
+        return found or ""
+
+    def object(self, name: str) -> Fields | None:
+        found = self[name]
+        if found is not None and not isinstance(found, Mapping):
+            raise self.refuse(name, "must be an object")
+        return Fields(found, self.at(name)) if found else None
+
+    def objects(self, name: str) -> list[Fields]:
+        found = self[name]
+        if found is None:
+            return []
+        if not isinstance(found, list):
+            raise self.refuse(name, "must be a list")
+        return [Fields(each, f"{self.at(name)}[{number}]") for number, each in enumerate(found)]
+
+    def word(self, *names: str) -> str:
+        """The first of these fields that is a string and says something."""
+        return next((found for name in names if isinstance(found := self[name], str) and found), "")
+
+    def inner(self, name: str) -> Fields:
+        """The object in a field; an empty one where there is none."""
+        found = self[name]
+        return Fields(found if isinstance(found, Mapping) else {}, self.at(name))
+
+    def inners(self, name: str) -> list[Fields]:
+        """The objects in a field that is a list of them; others are left out."""
+        found = self[name]
+        listed = found if isinstance(found, list) else []
+        return [Fields(each, self.at(name)) for each in listed if isinstance(each, Mapping)]
+
+    def flag(self, name: str) -> bool:
+        return self[name] is True

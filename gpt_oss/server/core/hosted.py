@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpt_oss.errors import GptOssError
-from gpt_oss.server.core.body import Json
+from gpt_oss.server.core.body import Fields, Json
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.tools.functions import FunctionTool
 from gpt_oss.tools.mcp_client import McpServer, connect
@@ -61,41 +61,33 @@ class Hosted:
     async def connect(self, tools: Sequence[Json]) -> list[McpTools]:
         """To the MCP servers among a request's tools; none where this server has no mcp at all. Raises RequestError."""
         connected: list[McpTools] = []
+        wanted = [Fields(tool, f"tools[{number}]") for number, tool in enumerate(tools)]
         try:
-            for number, tool in enumerate(tools):
-                if tool.get("type") == "mcp" and self.mcp:
+            for tool in wanted:
+                if tool.kind == "mcp" and self.mcp:
                     taken = [known.name for each in connected for known in each.tools]
-                    connected.append(await self._connect(tool, f"tools[{number}]", taken))
+                    connected.append(await self._connect(tool, taken))
         except BaseException:
             for each in connected:
                 await each.server.close()
             raise
         return connected
 
-    async def _connect(self, tool: Json, where: str, taken: Sequence[str]) -> McpTools:
-        url, label = tool.get("server_url"), tool.get("server_label")
-        if not isinstance(label, str) or not label:
-            raise RequestError(f"{where}.server_label is missing", param=f"{where}.server_label")
-        if not isinstance(url, str) or not any(_is_below(url, allowed) for allowed in self.mcp):
-            raise RequestError(f"{where}.server_url is none that this server may use", param=f"{where}.server_url")
-        if tool.get("require_approval", "always") != "never":
-            raise RequestError(
-                f'{where}.require_approval must be "never": calls are not held back here',
-                param=f"{where}.require_approval",
-            )
-        headers = {str(name): str(value) for name, value in (tool.get("headers") or {}).items()}
-        if isinstance(tool.get("authorization"), str):
-            headers["Authorization"] = f"Bearer {tool['authorization']}"
+    async def _connect(self, tool: Fields, taken: Sequence[str]) -> McpTools:
+        url, label = tool.word("server_url"), tool.text("server_label")
+        if not label:
+            raise tool.refuse("server_label", "is missing")
+        if not any(_is_below(url, allowed) for allowed in self.mcp):
+            raise tool.refuse("server_url", "is none that this server may use")
+        if tool["require_approval"] != "never":
+            raise tool.refuse("require_approval", 'must be "never": calls are not held back here')
         try:
-            server = await connect(url, name=label, headers=headers, timeout_s=MCP_TIMEOUT_S, taken=taken)
+            server = await connect(url, name=label, headers=_headers(tool), timeout_s=MCP_TIMEOUT_S, taken=taken)
         except GptOssError as error:
-            raise RequestError(f"{where}: {error}", param=where, status=424) from None
-        chosen = tool.get("allowed_tools")
-        chosen = chosen.get("tool_names") if isinstance(chosen, dict) else chosen
-        known = tuple(
-            each for each in server.tools if chosen is None or any(_means(each.name, label, name) for name in chosen)
-        )
-        return McpTools(label, server, known)
+            raise RequestError(f"{tool.where}: {error}", param=tool.where, status=424) from None
+        chosen = _allowed(tool)
+        known = [each for each in server.tools if chosen is None or any(_means(each.name, name) for name in chosen)]
+        return McpTools(label, server, tuple(known))
 
     def tools(self, kinds: Sequence[object]) -> list[Tool]:
         """Those that are asked for by these types and exist."""
@@ -118,6 +110,27 @@ def _is_below(url: str, allowed: str) -> bool:
     return url == allowed or url.startswith(allowed if allowed.endswith("/") else f"{allowed}/")
 
 
-def _means(own: str, label: str, name: object) -> bool:
+def _headers(tool: Fields) -> dict[str, str]:
+    """The headers that a request gives for an MCP server. Raises RequestError."""
+    given = tool.object("headers")
+    headers = {} if given is None else {name: str(value) for name, value in given.value.items()}
+    if tool.text("authorization"):
+        headers["Authorization"] = f"Bearer {tool.text('authorization')}"
+    return headers
+
+
+def _allowed(tool: Fields) -> list[str] | None:
+    """The names of the tools that a request wants of an MCP server; None for all of them. Raises RequestError."""
+    chosen = tool["allowed_tools"]
+    if isinstance(chosen, dict):
+        chosen = Fields(chosen, tool.at("allowed_tools"))["tool_names"]
+    if chosen is None:
+        return None
+    if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+        raise tool.refuse("allowed_tools", "must be a list of names")
+    return chosen
+
+
+def _means(own: str, name: str) -> bool:
     """Whether a tool, which may bear its server's name in front, is the one that the client means."""
-    return own == name or own.endswith(f"_{name}") or own.endswith(f".{name}")
+    return own == name or own.endswith((f"_{name}", f".{name}"))

@@ -19,6 +19,7 @@ from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar, can_follow
 from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.harmony.schema import check_schema
 from gpt_oss.params import Grammar
+from gpt_oss.server.core.body import Fields
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.tools.functions import FunctionTool, declared_function
 from gpt_oss.tools.tool import Tool
@@ -72,60 +73,45 @@ class ToolSpec:
         return bool(self.strict)
 
 
-def function_spec(tool: Mapping[str, Any], where: str, *, schema_in: str = "parameters", **more: Any) -> ToolSpec:
+def function_spec(tool: Fields, *, schema_in: str = "parameters", **more: Any) -> ToolSpec:
     """The tool that an object with name, description and a schema declares. Raises RequestError."""
-    parameters = tool.get(schema_in) or None
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise RequestError(f"{where}.{schema_in} must be an object", param=f"{where}.{schema_in}")
-    if parameters is not None:
-        check_schema(parameters, f"{where}.{schema_in}")
-    strict = tool.get("strict")
+    schema = tool.object(schema_in)
+    if schema is not None:
+        check_schema(schema.value, schema.where)
     return ToolSpec(
-        _name(tool, where),
-        description=_text(tool, "description", where),
-        parameters=parameters,
-        strict=None if strict is None else bool(strict),
-        where=where,
+        _name(tool),
+        description=tool.text("description"),
+        parameters=None if schema is None else schema.value,
+        strict=None if tool["strict"] is None else bool(tool["strict"]),
+        where=tool.where,
         **more,
     )
 
 
-def custom_spec(tool: Mapping[str, Any], where: str, **more: Any) -> ToolSpec:
+def custom_spec(tool: Fields, **more: Any) -> ToolSpec:
     """The tool of free text that an object with name, description and a format declares. Raises RequestError."""
-    form = tool.get("format") or {}
-    if not isinstance(form, Mapping):
-        raise RequestError(f"{where}.format must be an object", param=f"{where}.format")
-    given = form.get("grammar")
-    grammar: Mapping[str, Any] = given if isinstance(given, Mapping) else form  # Chat Completions has it one deeper
-    kind = grammar.get("syntax") if form.get("type") == "grammar" else "text"
-    syntax = SYNTAXES.get(kind) if isinstance(kind, str) else None
-    definition = grammar.get("definition", "") if syntax in ("lark", "regex") else ""
-    if syntax is None or not isinstance(definition, str):
-        raise RequestError(f"{where}.format is text, or a grammar in lark or regex", param=f"{where}.format")
+    form = tool.object("format") or Fields({}, tool.at("format"))
+    grammar = form.object("grammar") or form  # Chat Completions has it one deeper
+    syntax = SYNTAXES.get(grammar.word("syntax") if form.kind == "grammar" else "text")
+    if syntax is None:
+        raise tool.refuse("format", "is text, or a grammar in lark or regex")
     return ToolSpec(
-        _name(tool, where),
+        _name(tool),
         "custom",
-        _text(tool, "description", where),
+        tool.text("description"),
         FREE_TEXT,
         syntax=syntax,
-        definition=definition,
-        where=where,
+        definition="" if syntax == "text" else grammar.text("definition"),
+        where=tool.where,
         **more,
     )
 
 
-def _name(tool: Mapping[str, Any], where: str) -> str:
-    name = tool.get("name")
+def _name(tool: Fields) -> str:
+    name = tool["name"]
     if not isinstance(name, str) or not name:
-        raise RequestError(f"{where}.name is missing", param=f"{where}.name")
+        raise tool.refuse("name", "is missing")
     return name
-
-
-def _text(tool: Mapping[str, Any], key: str, where: str) -> str:
-    found = tool.get(key) or ""
-    if not isinstance(found, str):
-        raise RequestError(f"{where}.{key} must be a string", param=f"{where}.{key}")
-    return found
 
 
 @dataclass(frozen=True)

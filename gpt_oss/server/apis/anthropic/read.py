@@ -7,7 +7,7 @@ in the newest message of the user is it refused (harmony/content.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ import pydantic
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.content import part_text, text_of
 from gpt_oss.harmony.history import History, formats_of
-from gpt_oss.harmony.json_types import LIST, not_too_deep
+from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.server.core.ask import EFFORTS, Ask, ask_of
+from gpt_oss.server.core.body import Fields
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted
 from gpt_oss.server.core.sampling import SamplingFields, TokenLimit, stop_texts
@@ -92,14 +93,17 @@ class Known:
 
 def read_request(request: MessagesRequest, known: Known, *, counts_only: bool = False) -> Ask:
     """counts_only: only the prompt's length is asked for, so that nothing need be refused. Raises RequestError."""
-    tools = ToolSet.of(_specs(request.tools or []), built_in=_built_in(request.tools or [], known.hosted))
+    declared = [Fields(tool, f"tools[{number}]") for number, tool in enumerate(request.tools or [])]
+    messages = [Fields(message, f"messages[{number}]") for number, message in enumerate(request.messages)]
+    tools = ToolSet.of(_specs(declared), built_in=_built_in(declared, known.hosted))
     history = History(lambda name: tools.in_prompt(tools.flat_name(name)), known.recall)
     try:
         not_too_deep(request.messages, "messages")
         history.instruct(_system(request.system))
-        newest = None if counts_only else _newest(request.messages)
-        for number, message in enumerate(request.messages):
-            _Reader(history, known, f"messages[{number}]", newest=number == newest).read(message)
+        newest = None if counts_only else _newest(messages)
+        reader = _Reader(history, known)
+        for number, message in enumerate(messages):
+            reader.read(message, newest=number == newest)
         formats = _formats(request)
     except HarmonyError as error:
         raise RequestError(str(error), param=error.field) from None
@@ -119,24 +123,25 @@ def read_request(request: MessagesRequest, known: Known, *, counts_only: bool = 
 
 
 def _system(given: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """The system prompt, without the first block of a coding agent's that says whom to bill."""
     if isinstance(given, str):
         return given.partition("\n")[2] if given.startswith(BILLING) else given
     blocks = list(given or [])
-    if blocks and str(blocks[0].get("text", "")).startswith(BILLING):
+    if blocks and Fields(blocks[0], "system[0]").word("text").startswith(BILLING):
         blocks = blocks[1:]
     return text_of(blocks, "system", between="\n")
 
 
 def _formats(request: MessagesRequest) -> list[ResponseFormat]:
-    inner = (request.output_config or {}).get("format")
+    inner = Fields(request.output_config or {}, "output_config")["format"]
     if inner is not None:
         return formats_of(inner, "output_config.format")
     return formats_of(request.output_format, "output_format")
 
 
 def _effort(request: MessagesRequest) -> str:
-    effort = (request.output_config or {}).get("effort")
-    if isinstance(effort, str) and effort in EFFORTS:
+    effort = Fields(request.output_config or {}, "output_config").word("effort")
+    if effort in EFFORTS:
         return EFFORTS[effort]
     match request.thinking:
         case {"type": "disabled"}:
@@ -151,31 +156,22 @@ def _effort(request: MessagesRequest) -> str:
 # ---- tools ----------------------------------------------------------------------------------------------------------
 
 
-def _specs(tools: Sequence[Mapping[str, Any]]) -> list[ToolSpec]:
+def _specs(tools: Sequence[Fields]) -> list[ToolSpec]:
     """The tools that the client runs; those that a server of Anthropic's has, and are not here, are left out."""
     specs = []
-    for number, tool in enumerate(tools):
-        where = f"tools[{number}]"
-        own = _client_tool(tool)
+    for tool in tools:
+        own = next((own for name, own in CLIENT_TOOLS.items() if tool.kind.startswith(f"{name}_")), None)
         if own is not None:
             description, schema = own
-            specs.append(function_spec({**tool, "description": description, "input_schema": schema}, where, **_IN))
-        elif "input_schema" in tool or tool.get("type") in (None, "custom"):
-            specs.append(function_spec(tool, where, **_IN))
+            known = Fields({**tool.value, "description": description, "input_schema": schema}, tool.where)
+            specs.append(function_spec(known, schema_in="input_schema"))
+        elif "input_schema" in tool or tool.kind in ("", "custom"):
+            specs.append(function_spec(tool, schema_in="input_schema"))
     return specs
 
 
-_IN: dict[str, Any] = {"schema_in": "input_schema"}
-
-
-def _client_tool(tool: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
-    kind = str(tool.get("type") or "")
-    return next((own for name, own in CLIENT_TOOLS.items() if kind.startswith(f"{name}_")), None)
-
-
-def _built_in(tools: Sequence[Mapping[str, Any]], hosted: Hosted) -> list[Tool]:
-    kinds = [str(tool.get("type")) for tool in tools]
-    return hosted.tools([SEARCH]) if any(kind.startswith((SEARCH, "web_fetch")) for kind in kinds) else []
+def _built_in(tools: Sequence[Fields], hosted: Hosted) -> list[Tool]:
+    return hosted.tools([SEARCH]) if any(tool.kind.startswith((SEARCH, "web_fetch")) for tool in tools) else []
 
 
 def _choice(given: Mapping[str, Any] | None, tools: ToolSet) -> Choice:
@@ -198,101 +194,89 @@ def _choice(given: Mapping[str, Any] | None, tools: ToolSet) -> Choice:
 # ---- messages -------------------------------------------------------------------------------------------------------
 
 
-def _newest(messages: Sequence[Mapping[str, Any]]) -> int | None:
+def _newest(messages: Sequence[Fields]) -> int | None:
     """The last message in which the user says something; results of tools are the client's."""
     for number in reversed(range(len(messages))):
         message = messages[number]
-        content = message.get("content")
-        if message.get("role") != "user":
-            continue
-        blocks = content if LIST.holds(content) else [content]
-        if any(not isinstance(block, Mapping) or block.get("type") != "tool_result" for block in blocks or []):
+        if message["role"] == "user" and any(block.kind != "tool_result" for block in _blocks(message)):
             return number
     return None
 
 
+def _blocks(message: Fields) -> list[Fields]:
+    """The blocks of a message; a text by itself is one. Raises RequestError."""
+    content = message["content"]
+    given = [content] if isinstance(content, str) else content
+    if not isinstance(given, list):
+        raise message.refuse("content", "must be a string or a list")
+    whole = [{"type": "text", "text": block} if isinstance(block, str) else block for block in given]
+    return [Fields(block, f"{message.at('content')}[{number}]") for number, block in enumerate(whole)]
+
+
 @dataclass(frozen=True)
 class _Reader:
-    """Writes one message into a history. newest: what is not text is refused in it."""
+    """Writes messages into a history."""
 
     history: History
     known: Known
-    where: str
-    newest: bool
 
-    def read(self, message: Mapping[str, Any]) -> None:
-        role, content = message.get("role"), message.get("content")
-        if role not in ("user", "assistant", "system"):
-            raise RequestError(
-                f"{self.where}.role must be user or assistant, not {role!r:.40}", param=f"{self.where}.role"
-            )
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not isinstance(blocks, list):
-            raise RequestError(f"{self.where}.content must be a string or a list", param=f"{self.where}.content")
-        if role == "assistant":
-            self._assistant(blocks)
-        elif role == "system":
-            self.history.instruct(text_of(blocks, f"{self.where}.content", between="\n"))
-        else:
-            self._user(blocks)
+    def read(self, message: Fields, *, newest: bool) -> None:
+        """newest: what is not text is refused in it."""
+        match message["role"]:
+            case "assistant":
+                self._assistant(_blocks(message))
+            case "system":
+                blocks = [block.value for block in _blocks(message)]
+                self.history.instruct(text_of(blocks, message.at("content"), between="\n"))
+            case "user":
+                self._user(_blocks(message), newest)
+            case role:
+                raise message.refuse("role", f"must be user or assistant, not {role!r:.40}")
 
-    def _user(self, blocks: Sequence[Any]) -> None:
+    def _user(self, blocks: Sequence[Fields], newest: bool) -> None:
         """Results come first: they answer what was called before the user spoke."""
         said = []
-        for where, block in self._numbered(blocks):
-            if block.get("type") == "tool_result":
-                text = text_of(block.get("content"), f"{where}.content", between="\n")
-                identity = str(block.get("tool_use_id") or "")
-                self.history.result(text, call_id=identity, failed=block.get("is_error") is True)
+        for block in blocks:
+            if block.kind == "tool_result":
+                text = text_of(block["content"], block.at("content"), between="\n")
+                self.history.result(text, call_id=block.word("tool_use_id"), failed=block.flag("is_error"))
             else:
-                said.append((where, block))
+                said.append(part_text(block.value, block.where, newest=newest))
         if said:
-            texts = [part_text(block, where, newest=self.newest) for where, block in said]
-            self.history.user("\n".join(texts))
+            self.history.user("\n".join(said))
 
-    def _assistant(self, blocks: Sequence[Any]) -> None:
-        searches: dict[str, Mapping[str, Any]] = {}
-        for where, block in self._numbered(blocks):
-            match block:
-                case {"type": "thinking"}:
-                    self.history.think(str(block.get("thinking") or "") or self._unsealed(block.get("signature")))
-                case {"type": "redacted_thinking"}:
-                    self.history.think(self._unsealed(block.get("data")))
-                case {"type": "tool_use", "name": str(name)}:
-                    arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
-                    self.history.call(name, arguments, call_id=str(block.get("id") or ""))
-                case {"type": "server_tool_use"}:
-                    searches[str(block.get("id"))] = block
-                case {"type": str(kind)} if kind.endswith("_tool_result"):
-                    self._ran_elsewhere(block, searches.pop(str(block.get("tool_use_id")), {}), where)
-                case _:
-                    text = part_text(block, where)
-                    if text:
-                        self.history.say(text)
+    def _assistant(self, blocks: Sequence[Fields]) -> None:
+        searches: dict[str, Fields] = {}
+        for block in blocks:
+            kind = block.kind
+            if kind == "thinking":
+                self.history.think(block.word("thinking") or self._unsealed(block.word("signature")))
+            elif kind == "redacted_thinking":
+                self.history.think(self._unsealed(block.word("data")))
+            elif kind == "tool_use" and block.word("name"):
+                arguments = json.dumps(block["input"] or {}, ensure_ascii=False)
+                self.history.call(block.word("name"), arguments, call_id=block.word("id"))
+            elif kind == "server_tool_use":
+                searches[block.word("id")] = block
+            elif kind.endswith("_tool_result"):
+                self._ran_elsewhere(block, searches.pop(block.word("tool_use_id"), block))
+            elif text := part_text(block.value, block.where):
+                self.history.say(text)
 
-    def _ran_elsewhere(self, block: Mapping[str, Any], call: Mapping[str, Any], where: str) -> None:
+    def _ran_elsewhere(self, block: Fields, call: Fields) -> None:
         """What a server's tool gave: all of it where it ran here, else what can be read."""
-        content = block.get("content")
-        for part in content if isinstance(content, list) else []:
-            sealed = part.get("encrypted_content") if isinstance(part, Mapping) else None
-            opened = self._unsealed(sealed)
+        for part in block.inners("content"):
+            opened = self._unsealed(part.word("encrypted_content"))
             if opened:
                 recipient, written, answer = json.loads(opened)
                 self.history.built_in(recipient, written, answer)
                 return
-        name = str(call.get("name") or block.get("type"))
-        text = text_of(content if LIST.holds(content) else json.dumps(content, ensure_ascii=False), where, between="\n")
-        self.history.think(f"[{name} {json.dumps(call.get('input') or {}, ensure_ascii=False)} gave:]\n{text}")
+        content = block["content"]
+        if not isinstance(content, list):
+            content = json.dumps(content, ensure_ascii=False)
+        given = json.dumps(call["input"] or {}, ensure_ascii=False)
+        text = text_of(content, block.at("content"), between="\n")
+        self.history.think(f"[{call.word('name') or block.kind} {given} gave:]\n{text}")
 
-    def _unsealed(self, sealed: object) -> str:
-        return (self.known.unseal(sealed) if isinstance(sealed, str) and sealed else None) or ""
-
-    def _numbered(self, blocks: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for number, block in enumerate(blocks):
-            where = f"{self.where}.content[{number}]"
-            if isinstance(block, str):
-                yield where, {"type": "text", "text": block}
-            elif isinstance(block, Mapping):
-                yield where, block
-            else:
-                raise RequestError(f"{where} must be an object", param=where)
+    def _unsealed(self, sealed: str) -> str:
+        return (self.known.unseal(sealed) if sealed else None) or ""

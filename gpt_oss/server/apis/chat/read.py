@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.from_chat import read_chat
 from gpt_oss.harmony.history import History, formats_of
 from gpt_oss.server.core.ask import Ask, ask_of, effort_of
+from gpt_oss.server.core.body import Fields
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.sampling import SamplingFields, TokenLimit, stop_texts
 from gpt_oss.server.core.tools import Choice, ToolSet, ToolSpec, custom_spec, function_spec
@@ -119,21 +120,21 @@ def _effort(request: ChatRequest) -> str:
 def _specs(request: ChatRequest) -> list[ToolSpec]:
     """The declared tools; also in the form that was used before `tools`. Kinds that mean nothing here are left out."""
     specs: list[ToolSpec] = []
-    for number, tool in enumerate(request.tools or []):
-        kind, where = tool.get("type", "function"), f"tools[{number}]"
-        if kind == "function":
-            specs.append(function_spec(_inner(tool, "function", where), f"{where}.function"))
-        elif kind == "custom":
-            specs.append(custom_spec(_inner(tool, "custom", where), f"{where}.custom"))
-    for number, function in enumerate(request.functions or []):
-        specs.append(function_spec(function, f"functions[{number}]"))
+    for number, given in enumerate(request.tools or []):
+        tool = Fields(given, f"tools[{number}]")
+        if "type" not in tool or tool.kind == "function":
+            specs.append(function_spec(_inner(tool, "function")))
+        elif tool.kind == "custom":
+            specs.append(custom_spec(_inner(tool, "custom")))
+    for number, given in enumerate(request.functions or []):
+        specs.append(function_spec(Fields(given, f"functions[{number}]")))
     return specs
 
 
-def _inner(tool: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    found = tool.get(key)
-    if not isinstance(found, Mapping) or not isinstance(found.get("name"), str):
-        raise RequestError(f"{where}.{key} needs a name", param=f"{where}.{key}")
+def _inner(tool: Fields, name: str) -> Fields:
+    found = tool.object(name)
+    if found is None or not found.word("name"):
+        raise tool.refuse(name, "needs a name")
     return found
 
 
@@ -145,7 +146,7 @@ def _choice(request: ChatRequest, tools: ToolSet) -> Choice:
         case "required" | "any" if tools.specs:
             return Choice("required")
         case {"type": "allowed_tools"}:
-            return _allowed(given, tools)
+            return _allowed(Fields(given, "tool_choice"), tools)
         case {"function": {"name": str(name)}} | {"custom": {"name": str(name)}} | {"name": str(name)}:
             if any(spec.name == name for spec in tools.specs):
                 return Choice(tools.flat_name(name))
@@ -155,17 +156,10 @@ def _choice(request: ChatRequest, tools: ToolSet) -> Choice:
     )
 
 
-def _allowed(given: Any, tools: ToolSet) -> Choice:
-    inner = given.get("allowed_tools")
-    given = inner if isinstance(inner, Mapping) else given
-    listed = given.get("tools")
-    names = {_named(tool) for tool in listed if isinstance(tool, Mapping)} if isinstance(listed, list) else set()
+def _allowed(choice: Fields, tools: ToolSet) -> Choice:
+    given = choice.object("allowed_tools") or choice
+    names = {(tool.object("function") or tool.object("custom") or tool).word("name") for tool in given.objects("tools")}
     left = frozenset(spec.flat for spec in tools.specs if spec.name in names)
     if not left:
         raise RequestError("tool_choice allows no tool that is declared", param="tool_choice")
-    return Choice("required" if given.get("mode") == "required" else "auto", left)
-
-
-def _named(tool: Mapping[str, Any]) -> object:
-    inner: object = tool.get("function") or tool.get("custom") or tool
-    return inner.get("name") if isinstance(inner, Mapping) else None
+    return Choice("required" if given["mode"] == "required" else "auto", left)

@@ -62,14 +62,22 @@ async def _chunks(
             yield chunk(identity, index, delta, logprobs=_logprobs(wanted, part, delta))
         if writer.finish_reason is not None:
             yield chunk(identity, index, {}, writer.finish_reason)
-    for writer in writers:
-        service.memory.remember([call["id"] for call in writer.calls], writer.reasoning)
-    if wanted.request.store and service.store is not None:
-        whole_body = completion(identity, writers, logprobs=wanted.logprobs)
-        await keep_completion(service.store, whole_body, wanted.request.messages, wanted.request.metadata or {})
+    await _keep(service, wanted, writers, identity)
     options = wanted.request.stream_options
     if options is not None and options.include_usage:
         yield {**identity, "object": "chat.completion.chunk", "choices": [], "usage": usage_of(writers)}
+
+
+async def _keep(
+    service: Service, wanted: ChatAsk, writers: Sequence[ChoiceWriter], identity: Mapping[str, Any]
+) -> None:
+    """Remembers the thoughts that led to calls, and stores the completion where the client asked for that."""
+    for writer in writers:
+        service.memory.remember([call["id"] for call in writer.calls], writer.reasoning)
+    request = wanted.request
+    if request.store and service.store is not None:
+        body = completion(identity, writers, logprobs=wanted.logprobs)
+        await keep_completion(service.store, body, request.messages, request.metadata or {})
 
 
 def _logprobs(wanted: ChatAsk, part: Part, delta: Json) -> Sequence[Json] | None:

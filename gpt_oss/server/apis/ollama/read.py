@@ -13,6 +13,7 @@ from gpt_oss.harmony.history import History, arguments_of, formats_of
 from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.server.core.ask import Ask, ask_of, effort_of
+from gpt_oss.server.core.body import Fields
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.sampling import SamplingFields, stop_texts
 from gpt_oss.server.core.tools import ToolSet, ToolSpec, function_spec
@@ -76,11 +77,12 @@ def read_conversation(
     """recall: see History. Raises RequestError."""
     tools = ToolSet.of(_specs(request.tools or []))
     history = History(lambda name: tools.in_prompt(tools.flat_name(name)), recall)
-    newest = max((i for i, message in enumerate(messages) if message.get("role") == "user"), default=None)
+    listed = [Fields(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    newest = max((number for number, message in enumerate(listed) if message["role"] == "user"), default=None)
     try:
         not_too_deep(messages, "messages")
-        for number, message in enumerate(messages):
-            _read(history, message, f"messages[{number}]", newest=number == newest)
+        for number, message in enumerate(listed):
+            _read(history, message, newest=number == newest)
         formats = _formats(request.format)
     except HarmonyError as error:
         raise RequestError(str(error), param=error.field) from None
@@ -115,58 +117,53 @@ def _formats(given: str | Mapping[str, Any] | None) -> list[ResponseFormat]:
 
 def _specs(tools: Sequence[Mapping[str, Any]]) -> list[ToolSpec]:
     specs = []
-    for number, tool in enumerate(tools):
-        where = f"tools[{number}].function"
-        function = tool.get("function")
-        if not isinstance(function, Mapping):
-            raise RequestError(f"{where} needs a name", param=where)
-        specs.append(function_spec(function, where))
+    for number, given in enumerate(tools):
+        tool = Fields(given, f"tools[{number}]")
+        function = tool.object("function")
+        if function is None:
+            raise tool.refuse("function", "needs a name")
+        specs.append(function_spec(function))
     return specs
 
 
-def _read(history: History, message: Mapping[str, Any], where: str, *, newest: bool) -> None:
+def _read(history: History, message: Fields, *, newest: bool) -> None:
     """Writes one message: thinking, calls with objects for arguments, answers named by their tool."""
-    text = _text(message, where, newest=newest)
-    match message.get("role"):
+    text = _text(message, newest=newest)
+    match message["role"]:
         case "system" | "developer":
             history.instruct(text)
         case "user":
             history.user(text)
         case "assistant":
-            history.think(text_of(message.get("thinking"), f"{where}.thinking"))
-            calls = message.get("tool_calls") or []
-            if not isinstance(calls, list):
-                raise RequestError(f"{where}.tool_calls must be a list", param=f"{where}.tool_calls")
-            if text or not (calls or message.get("thinking")):
-                history.say(text, "commentary" if calls else "final")
-            for number, call in enumerate(calls):
-                _call(history, call, f"{where}.tool_calls[{number}]")
+            _read_assistant(history, message, text)
         case "tool":
-            name = message.get("tool_name") or message.get("name") or ""
-            call_id = message.get("tool_call_id") or message.get("id") or ""
-            history.result(text, call_id=str(call_id), name=str(name))
+            call_id = message.word("tool_call_id", "id")
+            history.result(text, call_id=call_id, name=message.word("tool_name", "name"))
         case role:
-            raise RequestError(
-                f"{where}.role must be system, user, assistant or tool, not {role!r:.40}", param=f"{where}.role"
-            )
+            raise message.refuse("role", f"must be system, user, assistant or tool, not {role!r:.40}")
 
 
-def _text(message: Mapping[str, Any], where: str, *, newest: bool) -> str:
-    text = text_of(message.get("content"), f"{where}.content", newest=newest)
-    images = message.get("images")
+def _read_assistant(history: History, message: Fields, text: str) -> None:
+    thought = text_of(message["thinking"], message.at("thinking"))
+    history.think(thought)
+    calls = message.objects("tool_calls")
+    if text or not (calls or thought):
+        history.say(text, "commentary" if calls else "final")
+    for call in calls:
+        function = call.object("function")
+        if function is None or not function.word("name"):
+            raise call.refuse("function", "needs a name")
+        history.call(function.word("name"), arguments_of(function["arguments"] or {}), call_id=call.word("id"))
+
+
+def _text(message: Fields, *, newest: bool) -> str:
+    text = text_of(message["content"], message.at("content"), newest=newest)
+    images = message["images"]
     if not images:
         return text
     if newest:
-        raise RequestError(
-            f"{where}.images: gpt-oss reads text, not images; say in words what they show, or leave them out",
-            param=f"{where}.images",
+        raise message.refuse(
+            "images", ": gpt-oss reads text, not images; say in words what they show, or leave them out"
         )
-    notes = [note_of("image") for _ in images] if isinstance(images, list) else [note_of("image")]
-    return "\n".join([*([text] if text else []), *notes])
-
-
-def _call(history: History, call: Any, where: str) -> None:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise RequestError(f"{where}.function needs a name", param=f"{where}.function")
-    history.call(function["name"], arguments_of(function.get("arguments") or {}), call_id=str(call.get("id") or ""))
+    count = len(images) if isinstance(images, list) else 1
+    return "\n".join([*([text] if text else []), *[note_of("image")] * count])

@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from gpt_oss.server.core.body import Json
+from gpt_oss.server.core.body import Fields, Json
 
 _TEXT: Json = {"type": "string"}
 _WHOLE: Json = {"type": "integer", "minimum": 0}
@@ -112,14 +112,13 @@ CALLS: Mapping[str, ClientTool] = {tool.call: tool for tool in CLIENT_TOOLS.valu
 OUTPUTS: Mapping[str, ClientTool] = {tool.output: tool for tool in CLIENT_TOOLS.values()}
 
 
-def is_for_client(tool: Mapping[str, Any]) -> bool:
+def is_for_client(tool: Fields) -> bool:
     """Whether the client runs what it declares so; a container or a search of the server's own is none of ours."""
-    match tool:
-        case {"type": "shell", "environment": {"type": str(where)}}:
-            return where == "local"
-        case {"type": "tool_search"}:
-            return tool.get("execution") == "client"
-    return tool.get("type") in CLIENT_TOOLS
+    if tool.kind == "shell" and tool.inner("environment").kind:
+        return tool.inner("environment").kind == "local"
+    if tool.kind == "tool_search":
+        return tool.word("execution") == "client"
+    return tool.kind in CLIENT_TOOLS
 
 
 # ---- from the model to the client -----------------------------------------------------------------------------------
@@ -130,15 +129,15 @@ def fields_of(tool: ClientTool, text: str) -> Json:
     in the field where the client will see that it is wrong."""
     if tool.type == "apply_patch":
         return {"operation": _operation(text)}
-    given = _object(text)
+    found = _object(text)
     if tool.type == "tool_search":
-        return {"execution": "client", "arguments": given if given is not None else {"query": text}}
-    given = given or {}
+        return {"execution": "client", "arguments": {"query": text} if found is None else found}
+    given = Fields(found or {}, tool.type)
     if tool.type == "shell":
-        limits = {name: given.get(name) for name in ("timeout_ms", "max_output_length")}
-        return {"action": {"commands": _strings(given.get("commands"), text), **limits}, "environment": None}
-    action = {"type": "exec", "command": _strings(given.get("command"), text), "env": {}}
-    return {"action": action | {name: given.get(name) for name in ("working_directory", "timeout_ms")}}
+        limits = {name: given[name] for name in ("timeout_ms", "max_output_length")}
+        return {"action": {"commands": _strings(given["commands"], text), **limits}, "environment": None}
+    action = {"type": "exec", "command": _strings(given["command"], text), "env": {}}
+    return {"action": action | {name: given[name] for name in ("working_directory", "timeout_ms")}}
 
 
 def _object(text: str) -> Json | None:
@@ -164,46 +163,46 @@ def _operation(text: str) -> Json:
 # ---- from the client to the model -----------------------------------------------------------------------------------
 
 
-def content_of(tool: ClientTool, item: Mapping[str, Any]) -> str:
+def content_of(tool: ClientTool, item: Fields) -> str:
     """What the model wrote, of a call's item."""
     if tool.type == "tool_search":
-        return json.dumps(item.get("arguments") or {}, ensure_ascii=False)
-    given = item.get("operation" if tool.type == "apply_patch" else "action")
-    given = given if isinstance(given, Mapping) else {}
+        return json.dumps(item["arguments"] or {}, ensure_ascii=False)
     if tool.type == "apply_patch":
-        head = f"*** {_VERBS.get(str(given.get('type')), 'Update')} File: {given.get('path', '')}\n"
-        body = str(given.get("diff") or "")
-        return f"*** Begin Patch\n{head}{body}{'' if body.endswith(chr(10)) or not body else chr(10)}*** End Patch"
+        given = item.inner("operation")
+        head = f"*** {_VERBS.get(given.kind, 'Update')} File: {given.word('path')}\n"
+        body = given.word("diff")
+        ending = "" if body.endswith("\n") or not body else "\n"
+        return f"*** Begin Patch\n{head}{body}{ending}*** End Patch"
     assert tool.parameters is not None
-    known = {name: given[name] for name in tool.parameters["properties"] if given.get(name) is not None}
+    given = item.inner("action")
+    known = {name: given[name] for name in tool.parameters["properties"] if given[name] is not None}
     return json.dumps(known, ensure_ascii=False)
 
 
-def answer_of(tool: ClientTool, item: Mapping[str, Any]) -> str:
+def answer_of(tool: ClientTool, item: Fields) -> str:
     """What the model reads, of an output's item."""
     if tool.type == "tool_search":
-        return f"Found: {', '.join(_names(item.get('tools'))) or 'nothing'}."
-    output = item.get("output")
+        return f"Found: {', '.join(_names(item)) or 'nothing'}."
     if tool.type == "apply_patch":
-        return "\n".join(text for text in (str(item.get("status") or "completed"), output) if isinstance(text, str))
-    if not isinstance(output, list):
-        return output if isinstance(output, str) else ""
-    return "\n".join(_ran(each) for each in output if isinstance(each, Mapping))
+        said = (item.word("status") or "completed", item.word("output"))
+        return "\n".join(text for text in said if text)
+    if not isinstance(item["output"], list):
+        return item.word("output")
+    return "\n".join(_ran(each) for each in item.inners("output"))
 
 
-def _names(tools: object) -> list[str]:
-    listed = [tool for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+def _names(found: Fields) -> list[str]:
     return [
         name
-        for tool in listed
-        for name in (_names(tool.get("tools")) if tool.get("type") == "namespace" else [str(tool.get("name"))])
+        for tool in found.inners("tools")
+        for name in (_names(tool) if tool.kind == "namespace" else [tool.word("name")])
     ]
 
 
-def _ran(command: Mapping[str, Any]) -> str:
+def _ran(command: Fields) -> str:
     """One command's output, and how it ended where that is not well."""
-    said = [str(command.get("stdout") or ""), str(command.get("stderr") or "")]
-    match command.get("outcome"):
+    said = [command.word("stdout"), command.word("stderr")]
+    match command["outcome"]:
         case {"type": "timeout"}:
             said.append("[timed out]")
         case {"type": "exit", "exit_code": int(code)} if code:

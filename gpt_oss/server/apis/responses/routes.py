@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 
 from gpt_oss.server.apis.responses.compaction import compact
 from gpt_oss.server.apis.responses.live import LiveResponse
-from gpt_oss.server.apis.responses.read import ResponsesRequest, read_request
+from gpt_oss.server.apis.responses.read import ResponseAsk, ResponsesRequest, read_request
 from gpt_oss.server.apis.responses.transcript import CALLS, Transcript, transcript_of
 from gpt_oss.server.apis.responses.write import ResponseWriter
 from gpt_oss.server.core import stream
@@ -71,19 +71,7 @@ async def begin(service: Service, wanted: ResponsesRequest, transcript: Transcri
     store = service.store if wanted.store is not False else None
     if wanted.background and store is None:
         raise RequestError("background needs store, and a server that stores", param="background")
-    mcp = await service.hosted.connect(wanted.tools)
-    try:
-        ask = read_request(
-            wanted,
-            transcript.items,
-            service.hosted,
-            conversation=transcript.conversation,
-            mcp=mcp,
-            recall=service.memory.recall,
-        )
-    except BaseException:
-        await _disconnect(mcp)
-        raise
+    ask = await _read(service, wanted, transcript)
     seal = service.seal.close if "reasoning.encrypted_content" in (wanted.include or []) else None
     writer = ResponseWriter(ask, service.model, store=store is not None, seal=seal)
     if wanted.background:
@@ -107,11 +95,28 @@ async def begin(service: Service, wanted: ResponsesRequest, transcript: Transcri
                     await keep_trace(store, writer.id, trace.body())
         finally:
             service.live.pop(writer.id, None)
-            await _disconnect(mcp)
+            await _disconnect(ask.mcp)
 
     live = LiveResponse(writer, service.runner, at_start, at_end, trace.push if turn_of else lambda _: None)
     service.live[writer.id] = live
     return live
+
+
+async def _read(service: Service, wanted: ResponsesRequest, transcript: Transcript) -> ResponseAsk:
+    """The request's ask, with the MCP servers that it names connected. Raises RequestError."""
+    mcp = await service.hosted.connect(wanted.tools)
+    try:
+        return read_request(
+            wanted,
+            transcript.items,
+            service.hosted,
+            conversation=transcript.conversation,
+            mcp=mcp,
+            recall=service.memory.recall,
+        )
+    except BaseException:
+        await _disconnect(mcp)
+        raise
 
 
 async def _disconnect(mcp: Sequence[McpTools]) -> None:

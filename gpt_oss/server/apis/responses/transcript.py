@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gpt_oss.server.apis.responses import client_tools
 from gpt_oss.server.apis.responses.items import BUILT_IN
 from gpt_oss.server.apis.responses.read import ResponsesRequest, as_items
-from gpt_oss.server.core.body import Json
+from gpt_oss.server.core.body import Fields, Json
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import UNDER_WAY
@@ -68,58 +68,54 @@ async def transcript_of(
 def _check_answers(items: Sequence[Json], added: Sequence[Json]) -> None:
     """What answers a call answers one that is there; clients that send all of a history may have shortened it, but
     here all of it is known. Raises RequestError."""
-    calls = {item.get("call_id") for item in items if item.get("type") in CALLS}
-    for number, item in enumerate(added):
-        kind = item["type"]
-        tool = client_tools.OUTPUTS.get(kind)
-        if tool is None and kind not in ("function_call_output", "custom_tool_call_output"):
+    known = [Fields(item, "input") for item in items]
+    calls = {item.word("call_id") for item in known if item.kind in CALLS}
+    for number, each in enumerate(added):
+        item = Fields(each, f"input[{number}]")
+        tool = client_tools.OUTPUTS.get(item.kind)
+        if tool is None and item.kind not in ("function_call_output", "custom_tool_call_output"):
             continue
-        ids = [item.get(name) for name in (tool.call_id_in if tool else ("call_id",))]
+        ids = [item.word(name) for name in (tool.call_id_in if tool else ("call_id",))]
         if calls.isdisjoint(ids):
-            raise RequestError(f"input[{number}] answers no call that is known: {ids[0]!r}", param=f"input[{number}]")
+            raise RequestError(f"{item.where} answers no call that is known: {ids[0]!r}", param=item.where)
 
 
 def with_reasoning(items: Sequence[Json], service: Service) -> list[Json]:
     """Reasoning items get their text back, and hosted calls what they gave, where it is still known."""
-    restored: list[Json] = []
-    for item in items:
-        kind = item.get("type", "message")
-        if kind == "reasoning":
-            text: str | None = (
-                _text(item.get("content"))
-                or _unsealed(item, service)
-                or service.memory.recall(str(item.get("id")))
-                or _text(item.get("summary"))
+    return [_restored(Fields(item, "input"), service) for item in items]
+
+
+def _restored(item: Fields, service: Service) -> Json:
+    match item.kind:
+        case "reasoning":
+            text = (
+                _text(item, "content")
+                or service.seal.open(item.word("encrypted_content"))
+                or service.memory.recall(item.word("id"))
+                or _text(item, "summary")
             )
-            item = {**item, "content": [{"type": "reasoning_text", "text": text}], "summary": []}
-        elif kind in ("code_interpreter_call", "web_search_call"):
-            item = _ran_here(item, service)
-        elif kind == "compaction":
-            text = service.seal.open(str(item.get("encrypted_content") or ""))
-            if text is None:
+            return {**item.value, "content": [{"type": "reasoning_text", "text": text}], "summary": []}
+        case "code_interpreter_call" | "web_search_call":
+            return _ran_here(item, service)
+        case "compaction":
+            opened = service.seal.open(item.word("encrypted_content"))
+            if opened is None:
                 raise RequestError("a compaction item was sealed by another server", param="input")
-            item = {**item, "text": text}
-        restored.append(item)
-    return restored
+            return {**item.value, "text": opened}
+    return dict(item.value)
 
 
-def _text(parts: object) -> str:
-    texts = (part.get("text") for part in parts if isinstance(part, dict)) if isinstance(parts, list) else ()
-    return "".join(text for text in texts if isinstance(text, str))
+def _text(item: Fields, name: str) -> str:
+    return "".join(part.word("text") for part in item.inners(name))
 
 
-def _ran_here(item: Json, service: Service) -> Json:
+def _ran_here(item: Fields, service: Service) -> Json:
     """A call of a hosted tool with what it gave, which its item does not hold, where that is still known."""
-    kept = service.memory.recall(str(item.get("id")))
+    kept = service.memory.recall(item.word("id"))
     if kept is None:
-        return item
+        return dict(item.value)
     recipient, content, answer = json.loads(kept)
     return {"type": BUILT_IN, "recipient": recipient, "content": content, "answer": answer}
-
-
-def _unsealed(item: Json, service: Service) -> str | None:
-    sealed = item.get("encrypted_content")
-    return service.seal.open(sealed) if isinstance(sealed, str) else None
 
 
 async def _before(previous: str, service: Service) -> list[Json]:
@@ -137,33 +133,42 @@ async def _before(previous: str, service: Service) -> list[Json]:
 
 async def _dereferenced(items: list[Json], service: Service) -> list[Json]:
     """item_reference items replaced by what they refer to; of the reasoning in memory, by its text."""
-    wanted = [str(item.get("id")) for item in items if item.get("type") == "item_reference"]
-    if not wanted:
+    references = [item for item in (Fields(each, "input") for each in items) if item.kind == "item_reference"]
+    if not references:
         return items
+    wanted = [item.word("id") for item in references]
     found = {} if service.store is None else await service.store.items_by_id(wanted)
     for name in wanted:
         text = service.memory.recall(name)
         if name not in found and text:
             found[name] = {"type": "reasoning", "id": name, "content": [{"type": "reasoning_text", "text": text}]}
-    return [found.get(str(item.get("id")), item) if item.get("type") == "item_reference" else item for item in items]
+    return [_referred(item, found) for item in items]
+
+
+def _referred(item: Json, found: Mapping[str, Json]) -> Json:
+    match item:
+        case {"type": "item_reference", "id": str(name)} if name in found:
+            return found[name]
+    return item
 
 
 def with_ids(items: Sequence[Json]) -> list[Json]:
     """Every item with a type and an id."""
-    return [_with_id(item) for item in items]
+    return [_with_id(Fields(item, f"input[{number}]")) for number, item in enumerate(items)]
 
 
-def _with_id(item: Json) -> Json:
-    kind = str(item.get("type", "message"))
-    if kind == "message" and isinstance(item.get("content"), str):  # as OpenAI's types of items have it
+def _with_id(item: Fields) -> Json:
+    kind = item.text("type") or "message"
+    whole = {"type": kind, **item.value}
+    if kind == "message" and isinstance(item["content"], str):  # as OpenAI's types of items have it
         part: Json = {"type": "input_text", "text": item["content"]}
-        if item.get("role") == "assistant":
+        if item["role"] == "assistant":
             part = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
-        item = {**item, "content": [part], "status": "completed"}
-    own = item.get("id")
-    if isinstance(own, str) and own:
-        return {"type": kind, **item}
-    return {"type": kind, **item, "id": f"{PREFIXES.get(kind, 'item')}_{uuid.uuid4().hex}"}
+        whole |= {"content": [part], "status": "completed"}
+    if not item.word("id"):
+        prefix = PREFIXES.get(kind, "item")
+        whole["id"] = f"{prefix}_{uuid.uuid4().hex}"
+    return whole
 
 
 def _conversation_id(request: ResponsesRequest) -> str | None:
