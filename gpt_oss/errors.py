@@ -18,11 +18,16 @@ prints it after `gpt-oss: ` and exits with 2; a traceback appears only with `--d
 
 
 class GptOssError(Exception):
-    """Base of all errors raised on purpose. `hint`, when given, is a second sentence: what to do next."""
+    """Base of all errors raised on purpose.
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    hint: a second sentence, where there is one: what to do next.
+    field: the dotted place in what was given that is at fault, where there is one, such as `tools[0].function.name`.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        self.field = field
 
 
 class CheckpointError(GptOssError):
