@@ -55,8 +55,9 @@ class FunctionSchema:
 class AnswerGrammar:
     """One answer under way; `Grammar` of gpt_oss/params.py.
 
-    Behind `<|return|>` or `<|call|>`, which end an answer, and behind a token that it does not allow, it allows nothing
-    but `<|endoftext|>`: an engine that went astray ends one answer, and raises nothing in the middle of a batch.
+    After `<|return|>` or `<|call|>`, which end an answer, it allows nothing but `<|endoftext|>`. So it does after a
+    token that it does not allow and where it knows no way on, but then the answer is not `whole`: an engine that went
+    astray ends one answer, and raises nothing in the middle of a batch.
     """
 
     def __init__(self, matcher: LLMatcher) -> None:
@@ -64,9 +65,22 @@ class AnswerGrammar:
 
     def mask(self) -> NDArray[np.uint32]:
         """Bit t % 32 of word t // 32 is set where token t may come next; for all ids below VOCABULARY_SIZE."""
-        if self._matcher.is_error():  # a token that was not allowed, or llguidance's own limits of time and memory
+        if self._failed:
             return _only(ENDOFTEXT)
-        return np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[:_WORDS]
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[:_WORDS]
+        if self._failed or not mask.any():
+            return _only(ENDOFTEXT)
+        return mask
+
+    @property
+    def whole(self) -> bool:
+        """Whether an answer ended here is all that was asked for: what follows its `<|message|>`s parses and fits."""
+        return not self._failed and self._matcher.is_accepting()
+
+    @property
+    def _failed(self) -> bool:
+        """After a token that was not allowed, and beyond llguidance's own limits of time and memory."""
+        return self._matcher.is_error()
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
