@@ -11,7 +11,7 @@ from typing import Any
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.guidance import fault_of
 from gpt_oss.harmony.rewrite import Left, Rewriter
-from gpt_oss.harmony.satisfy import Widener, contradiction, depth, finish, unmet
+from gpt_oss.harmony.satisfy import Widener, bury_unmet, contradiction, depth, finish, unmet
 from gpt_oss.harmony.schema import check_schema
 
 # Schemas inside schemas, through references as well. llguidance recurses: 8 MiB of stack end after about 1,300.
@@ -53,13 +53,17 @@ def _enforced(text: str, strict: bool) -> Enforced | Left:
     rewritten = rewriter.document()
     broken = next((left for left in rewriter.left if left.promised), None)
     if strict and broken is not None:
-        sentence = f"has {broken.what}, which no grammar can hold an answer to: leave it out, or do without strict"
+        sentence = f"has {broken.what}, and no grammar can hold an answer to that: leave it out, or do without strict"
         return Left(broken.place, sentence)
     if depth(rewritten) > DEEPEST:
         return Left("", f"leads through references more than {DEEPEST} schemas deep")
-    if not finish(rewritten):
-        return Left("", "can be met by no JSON that ends: it needs itself within itself")
+    ends = finish(rewritten)
     fault = fault_of(rewritten)
+    if not ends and (fault is None or not unmet(fault)):
+        return Left("", "can be met by no JSON that ends: it needs itself within itself")
+    if ends and fault is not None and unmet(fault):
+        bury_unmet(rewritten)
+        fault = fault_of(rewritten)
     if fault is not None and not unmet(fault) and not strict:
         rewritten = Widener(rewritten, rewriter).widened()
         fault = fault_of(rewritten)

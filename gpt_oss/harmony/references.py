@@ -31,8 +31,11 @@ class References:
     def find(self, ref: str, home: Schema | None = None) -> tuple[Any, Schema]:
         """What `ref` in a schema of `home` refers to, and the home of that; (None, home) where there is nothing."""
         home = self._root if home is None else home
-        name, fragment = urldefrag(_joined(self._bases.get(id(home), ""), ref))
-        start: Schema | None = home if ref.startswith("#") else self._resources.get(name)
+        start: Schema | None = home
+        fragment = ref[1:]
+        if not ref.startswith("#"):
+            name, fragment = urldefrag(_joined(self._bases.get(id(home), ""), ref))
+            start = self._resources.get(name)
         if start is None:
             return None, home
         found, its_home = self._in(start, unquote(fragment))

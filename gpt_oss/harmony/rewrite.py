@@ -52,7 +52,6 @@ NARROWEST = 10.0**-15  # a bound nearer to zero does
 LONGEST_INTEGER = (1 << 63) - 1024  # the last one before 2 ** 63 that a float holds
 MOST_MULTIPLE = 10_000  # all multipleOf of a schema together, as the least common multiple
 MOST_COUNT = 1 << 31
-MOST_PATTERN = 2_000  # characters
 
 
 @dataclass(frozen=True)
@@ -321,6 +320,10 @@ class Rewriter:
                 out["$ref"] = ref
             elif ref is not None:
                 also.append({"$ref": ref})
+        if isinstance(given.get("$ref"), str) and set(out) == {"type", "$ref"}:
+            target = self._resolved(given, home)[0]
+            if isinstance(target, Mapping) and type_names(target) == type_names(given):
+                del out["type"]  # said already, and llguidance takes nothing next to a reference in a circle
         if "anyOf" in parts:
             out["anyOf"] = parts["anyOf"]
         if also:

@@ -60,10 +60,28 @@ def finish(root: dict[str, Any]) -> bool:
         found = {f"#/$defs/{name}" for name, part in definitions.items() if _canfinish(part, able)}
         found |= {"#"} if _canfinish(root, able) else set()
         grows, able = found > able, able | found
-    for name in definitions:
-        if f"#/$defs/{name}" not in able:
-            definitions[name] = False
+    if "#" in able:
+        _bury(root, {name for name in definitions if f"#/$defs/{name}" not in able})
     return "#" in able
+
+
+def bury_unmet(root: dict[str, Any]) -> None:
+    """Makes every reference to a definition that nothing can meet say so where it stands, where it may be optional."""
+    definitions = root.get("$defs", {})
+    _bury(root, {name for name, part in definitions.items() if _cannot_be(part, root)})
+
+
+def _bury(root: dict[str, Any], dead: set[str]) -> None:
+    for name in dead:
+        del root["$defs"][name]
+    rest: list[Any] = [root, *root.get("$defs", {}).values()]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            if part.get("$ref", "").removeprefix("#/$defs/") in dead:
+                part.clear()
+                part["enum"] = []
+            rest += [inner for inner, _ in _parts(part, "")]
 
 
 def _canfinish(schema: Any, able: set[str]) -> bool:
@@ -164,7 +182,14 @@ class Widener:
             yield self.schema["$defs"][name], self.rewriter.places[name]
 
     def _loosen(self, node: dict[str, Any], place: str) -> None:
-        """Drops from a part the first keyword without which it does not fail, else all but its type."""
+        """Drops from a part what stands next to a reference, or the first keyword without which it does not fail, or
+        all but its type."""
+        others = [key for key in node if key not in ("$ref", "$defs")]
+        if "$ref" in node and others:
+            self.rewriter.left.append(Left(place, f"{', '.join(others)} next to a $ref"))
+            for key in others:
+                del node[key]
+            return
         for key in (key for key in reversed(node) if key not in ("type", "properties", "required", "items", "$defs")):
             dropped = {key, "additionalProperties"} if key == "patternProperties" else {key}
             if not self._fails({k: v for k, v in node.items() if k not in dropped}):

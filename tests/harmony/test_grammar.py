@@ -241,7 +241,10 @@ def test_a_token_that_was_not_allowed_ends_the_answer() -> None:
         ({"tool_choice": "f"}, "tool_choice names 'f'"),
         ({"tool_choice": "required"}, "no tools are declared"),
         ({"functions": [FunctionSchema("a b")]}, "no spaces"),
-        ({"functions": [FunctionSchema("f", {"not": {}})], "strict": frozenset({"f"})}, "f.parameters can be met by no"),
+        (
+            {"functions": [FunctionSchema("f", {"not": {}})], "strict": frozenset({"f"})},
+            "f.parameters can be met by no",
+        ),
         (
             {"functions": [FunctionSchema("f", {"type": ["null", "array"]})], "strict": frozenset({"f"})},
             "f.parameters.type must be object",
