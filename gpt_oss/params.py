@@ -24,6 +24,11 @@ class Grammar(Protocol):
         """The token that was sampled."""
         ...
 
+    @property
+    def whole(self) -> bool:
+        """Whether the answer so far may end: a stop token after anything else has cut it off."""
+        ...
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -53,7 +58,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         def check(ok: bool, field_name: str, wanted: str) -> None:
             if not ok:
-                raise ParameterError(f"{field_name} must be {wanted}, not {getattr(self, field_name)!r}")
+                found = getattr(self, field_name)
+                raise ParameterError(f"{field_name} must be {wanted}, not {found!r}", field=field_name)
 
         check(math.isfinite(self.temperature) and self.temperature >= 0, "temperature", "a number of 0 or more")
         check(0 < self.top_p <= 1, "top_p", "over 0 and at most 1")

@@ -106,7 +106,8 @@ class Model(Protocol):
 @dataclass(frozen=True)
 class SampledToken:
     """One token of an answer. The last one of a stream, and only it, has a finish_reason: "stop" (it is one of
-    stop_token_ids, and is itself delivered) or "length" (max_tokens or the context is used up)."""
+    stop_token_ids, and is itself delivered; a grammar's answer is whole) or "length" (max_tokens or the context is used
+    up, or a grammar ended without a whole answer)."""
 
     id: int
     logprob: float | None = None

@@ -222,9 +222,7 @@ class TransformersGenerator:
                 if token is None:
                     continue
                 request.tokens.append(token.id)
-                if token.id in params.stop_token_ids:
-                    token = replace(token, finish_reason="stop")
-                elif len(request.tokens) >= limit:
+                if token.finish_reason is None and len(request.tokens) >= limit:
                     token = replace(token, finish_reason="length")
                 if len(request.tokens) == len(prompt) + 1:
                     token = replace(token, cached_tokens=request.cached)

@@ -436,9 +436,7 @@ class Engine:
         first = request.answered == 0
         request.tokens.append(token.id)
         self._counters.sampled_tokens += 1
-        if token.id in request.sampler.params.stop_token_ids:
-            token = replace(token, finish_reason="stop")
-        elif len(request.tokens) >= request.limit:
+        if token.finish_reason is None and len(request.tokens) >= request.limit:
             token = replace(token, finish_reason="length")
         if first and request.cached_tokens:
             token = replace(token, cached_tokens=request.cached_tokens)

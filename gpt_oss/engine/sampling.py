@@ -8,6 +8,7 @@ top_p, min_p what has at least min_p times the likeliest's probability. The like
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,14 @@ class Sampler:
     def __init__(self, params: SamplingParams, usable_vocab: int) -> None:
         bad = [token for token in params.logit_bias if not 0 <= token < usable_vocab]
         if bad:
-            raise ParameterError(f"logit_bias names token {bad[0]}, and the model's are 0 to {usable_vocab - 1}")
+            sentence = f"logit_bias names token {bad[0]}, and the model's are 0 to {usable_vocab - 1}"
+            raise ParameterError(sentence, field="logit_bias")
         self.params = params
         self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed % 2**64
         self._usable = usable_vocab
         self._counts: dict[int, int] = {}
         self._grammar: Grammar | None = params.grammar() if params.grammar is not None else None
+        self._stuck = False  # the grammar allows no token that the model has
         self._bias_ids = np.fromiter(params.logit_bias.keys(), np.int64)
         self._bias = np.fromiter(params.logit_bias.values(), np.float32)
         self._penalised = params.presence_penalty != 0 or params.frequency_penalty != 0
@@ -46,9 +49,11 @@ class Sampler:
         return Draw(self.params.temperature, self.seed) if self._plain else None
 
     def next(self, logits: Logits, row: int, position: int) -> SampledToken:
-        """Draw the token at `position` from one row, and remember it."""
+        """Draw the token at `position` from one row, and remember it. It has a finish_reason where it ends the answer
+        by itself: "stop", or "length" where a grammar wanted more or knew no way on."""
         if self._plain and isinstance(logits, SamplesItself):
-            return SampledToken(logits.sample(row, self.params.temperature, self.seed, position))
+            token = logits.sample(row, self.params.temperature, self.seed, position)
+            return SampledToken(token, finish_reason=self._end(token))
         values = logits.numpy()[row, : self._usable]
         token = self._draw(values, position)
         if self._penalised:
@@ -56,8 +61,16 @@ class Sampler:
         if self._grammar is not None:
             self._grammar.accept(token)
         if self.params.logprobs is None:
-            return SampledToken(token)
-        return SampledToken(token, *log_probabilities(values, token, self.params.logprobs))
+            return SampledToken(token, finish_reason=self._end(token))
+        logprob, top = log_probabilities(values, token, self.params.logprobs)
+        return SampledToken(token, logprob, top, self._end(token))
+
+    def _end(self, token: int) -> Literal["stop", "length"] | None:
+        if self._stuck:
+            return "length"
+        if token not in self.params.stop_token_ids:
+            return None
+        return "stop" if self._grammar is None or self._grammar.whole else "length"
 
     def _draw(self, values: Float32, position: int) -> int:
         params = self.params
@@ -84,6 +97,9 @@ class Sampler:
             values[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
         if mask is not None:
             allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(values)].astype(bool)
+            if not allowed.any():
+                self._stuck = True
+                return values
             values[: len(allowed)][~allowed] = -np.inf
             values[len(allowed) :] = -np.inf
         return values

@@ -10,26 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt_oss.errors import HarmonyError
-from gpt_oss.harmony.schema import check_schema
+from gpt_oss.harmony.enforce import enforceable
+from gpt_oss.harmony.guidance import fault, json_grammar, matcher
+from gpt_oss.harmony.schema import check_schema, type_names
 from gpt_oss.params import Grammar
-from gpt_oss.vocabulary import ENDOFTEXT, PATTERN, VOCABULARY_SIZE, special_tokens, text_tokens
+from gpt_oss.vocabulary import ENDOFTEXT, VOCABULARY_SIZE
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLMatcher
 
 _WORDS = (VOCABULARY_SIZE + 31) // 32
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-
-# Space between the parts of JSON is bounded, for a model in doubt writes it for ever; 40 is ten levels of indentation.
-# oneOf is read as anyOf: which of several forms fits is beyond a grammar.
-_JSON_OPTIONS = {"whitespace_pattern": r"[ \n\r\t]{1,40}", "coerce_one_of": True}
 
 _RULES = r"""
 start: (quiet <|end|> <|start|> "assistant")* last
@@ -42,21 +39,31 @@ kind: (" " <|constrain|> "json" | " json" | " code")?
 class FunctionSchema:
     """A function that may be called, under the name that it has in the prompt (`Aliases.in_prompt`).
 
+    name: what it is called.
+    parameters: the JSON schema of its arguments.
     argument: what a call's content is: JSON after `parameters`, or the one free-form text of a custom tool, any at all
-    or as `definition` says, a Lark grammar or a regular expression (Rust's syntax, no lookarounds).
+        or as `definition` says.
+    definition: a Lark grammar or a regular expression (Rust's syntax, no lookarounds).
+    where: the client's place of `parameters` or `definition`, which errors name; empty for a place made of the name.
     """
 
     name: str
     parameters: Mapping[str, Any] | None = None
     argument: Literal["json", "text", "lark", "regex"] = "json"
     definition: str = ""
+    where: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.where or f"{self.name}.{'parameters' if self.argument == 'json' else 'definition'}"
 
 
 class AnswerGrammar:
     """One answer under way; `Grammar` of gpt_oss/params.py.
 
-    Behind `<|return|>` or `<|call|>`, which end an answer, and behind a token that it does not allow, it allows nothing
-    but `<|endoftext|>`: an engine that went astray ends one answer, and raises nothing in the middle of a batch.
+    After `<|return|>` or `<|call|>`, which end an answer, it allows nothing but `<|endoftext|>`. So it does after a
+    token that it does not allow and where it knows no way on, but then the answer is not `whole`: an engine that went
+    astray ends one answer, and raises nothing in the middle of a batch.
     """
 
     def __init__(self, matcher: LLMatcher) -> None:
@@ -64,9 +71,22 @@ class AnswerGrammar:
 
     def mask(self) -> NDArray[np.uint32]:
         """Bit t % 32 of word t // 32 is set where token t may come next; for all ids below VOCABULARY_SIZE."""
-        if self._matcher.is_error():  # a token that was not allowed, or llguidance's own limits of time and memory
+        if self._failed:
             return _only(ENDOFTEXT)
-        return np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[:_WORDS]
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[:_WORDS]
+        if self._failed or not mask.any():
+            return _only(ENDOFTEXT)
+        return mask
+
+    @property
+    def whole(self) -> bool:
+        """Whether an answer ended here is all that was asked for: what follows its `<|message|>`s parses and fits."""
+        return not self._failed and self._matcher.is_accepting()
+
+    @property
+    def _failed(self) -> bool:
+        """After a token that was not allowed, and beyond llguidance's own limits of time and memory."""
+        return self._matcher.is_error()
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
@@ -80,6 +100,7 @@ def answer_grammar(
     response_schema: Mapping[str, Any] | None = None,
     json_object: bool = False,
     strict: frozenset[str] = frozenset(),
+    response_where: str = "response_schema",
 ) -> Callable[[], Grammar]:
     """What makes a fresh grammar for each answer of a request; for `SamplingParams.grammar`.
 
@@ -90,19 +111,23 @@ def answer_grammar(
     the name is in `strict`. builtin: recipients such as "python" and "browser.search", called on analysis; their
     content is free. tool_choice: "auto"; "none", no calls and no preambles; "required", it ends in some call; or the
     name of the function or built-in tool in whose call it ends.
-    response_schema, json_object: the final message's content is JSON that fits the schema, or any JSON object.
+    response_schema, json_object: the final message's content is JSON that fits the schema, or any JSON object; one that
+    fits where both are given. response_where: the client's place of the schema, which errors name.
 
-    Raises HarmonyError for a choice that is not declared and for a schema or grammar that llguidance cannot follow.
+    Schemas are held to as far as `enforceable` says, which also refuses, where it is asked to, what a client was
+    promised and no grammar can keep. Raises HarmonyError for a choice that is not declared, for a schema that nothing
+    can meet, and for a grammar that llguidance cannot follow.
     The first call in a process takes one or two seconds, for the token table.
     """
     recipients = {f.name: f"functions.{f.name}" for f in functions} | {name: name for name in builtin}
     for name in recipients:
         if not name or any(c.isspace() for c in name):
-            raise HarmonyError(f"a tool's name has no spaces and is not empty, unlike {name!r}")
+            raise HarmonyError(f"a tool's name has no spaces and is not empty, unlike {name!r}", field="tools")
     if tool_choice not in ("auto", "none", "required", *recipients):
-        raise HarmonyError(f"tool_choice names {tool_choice!r}, which is not among the tools declared")
+        sentence = f"tool_choice names {tool_choice!r}, which is not among the tools declared"
+        raise HarmonyError(sentence, field="tool_choice")
     if tool_choice == "required" and not recipients:
-        raise HarmonyError('tool_choice is "required", and no tools are declared')
+        raise HarmonyError('tool_choice is "required", and no tools are declared', field="tool_choice")
     parts: dict[str, _Part] = {}
     calls: list[str] = []
     for index, function in enumerate(functions):
@@ -114,8 +139,8 @@ def answer_grammar(
             calls.append(_call("analysis", name, "TEXT"))
     final = '<|channel|> "final" <|message|> TEXT <|return|>'
     if response_schema is not None or json_object:
-        schema = _ANY_OBJECT if response_schema is None else response_schema
-        parts["answer"] = _json_part("response_schema", schema)
+        schema = {**(_ANY_OBJECT if json_object else {}), **(response_schema or {})}
+        parts["answer"] = _json_part(response_where, schema)
         final = '<|channel|> "final" (" " <|constrain|> "json")? <|message|> @answer <|return|>'
     quiet = '("analysis" | "commentary")' if calls else '"analysis"'
     ends = [*calls, *([final] if tool_choice in ("auto", "none") else [])]
@@ -126,9 +151,13 @@ def answer_grammar(
 
 @dataclass(frozen=True)
 class _Part:
-    """A grammar within the grammar: what errors call it, and llguidance's form of it."""
+    """A grammar within the grammar.
 
-    what: str
+    where: the client's place of it.
+    grammar: llguidance's form of it.
+    """
+
+    where: str
     grammar: Mapping[str, Any]
 
 
@@ -139,77 +168,56 @@ def _call(channel: str, recipient: str, content: str) -> str:
 
 
 def _argument(function: FunctionSchema, strict: bool) -> _Part:
-    what = f"{function.name}.{'parameters' if function.argument == 'json' else 'definition'}"
+    where = function.place
     match function.argument:
         case "text":
-            return _Part(what, {"lark_grammar": r"start: /(.|\n)*/"})
+            return _Part(where, {"lark_grammar": r"start: /(.|\n)*/"})
         case "lark":
-            return _Part(what, {"lark_grammar": function.definition})
+            return _Part(where, {"lark_grammar": function.definition})
         case "regex":
             from llguidance import regex_to_lark
 
-            return _Part(what, {"lark_grammar": f"start: /{regex_to_lark(function.definition)}/"})
+            return _Part(where, {"lark_grammar": f"start: /{regex_to_lark(function.definition)}/"})
         case "json":
             if not strict:
-                return _json_part(what, _ANY_OBJECT)
+                return _json_part(where, _ANY_OBJECT)
             if function.parameters is None:
-                return _json_part(what, {**_ANY_OBJECT, "additionalProperties": False})
-            return _json_part(what, {**_ANY_OBJECT, **function.parameters})
+                return _json_part(where, {**_ANY_OBJECT, "additionalProperties": False})
+            return _json_part(where, _of_arguments(function.parameters, where))
 
 
 def can_follow(schema: Mapping[str, Any]) -> bool:
-    """Whether arguments can be held to a schema, of which llguidance knows most but not all."""
-    return _can_follow(json.dumps(schema))
-
-
-@lru_cache(maxsize=1024)
-def _can_follow(schema: str) -> bool:
+    """Whether arguments can be held to a schema, as far as `enforceable` says: hardly any is refused."""
     try:
-        part = _json_part("parameters", {**_ANY_OBJECT, **json.loads(schema)})
-    except (HarmonyError, RecursionError):
+        enforceable(_of_arguments(schema, "parameters"), "parameters")
+    except HarmonyError:
         return False
-    return not _alone(part).is_error()
+    return True
 
 
-def _json_part(what: str, schema: Mapping[str, Any]) -> _Part:
-    check_schema(schema, what)
-    return _Part(what, {"json_schema": {**schema, "x-guidance": _JSON_OPTIONS}})
+def _of_arguments(parameters: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The schema of a call's content, which is an object whatever else the parameters allow."""
+    check_schema(parameters, where)
+    if "object" not in (type_names(parameters) or ["object"]):
+        raise HarmonyError(f"{where}.type must be object, for arguments are one", field=f"{where}.type")
+    return {**_ANY_OBJECT, **parameters, **_ANY_OBJECT, "nullable": False}
+
+
+def _json_part(where: str, schema: Mapping[str, Any]) -> _Part:
+    return _Part(where, json_grammar(enforceable(schema, where).schema))
 
 
 def _compile(main: str, parts: Mapping[str, _Part]) -> LLMatcher:
-    from llguidance import LLMatcher
-
     named = [{"name": name, **part.grammar} for name, part in parts.items()]
-    matcher = LLMatcher(_tokenizer(), json.dumps({"grammars": [{"lark_grammar": main}, *named]}), log_level=0)
-    if not matcher.is_error():
-        return matcher
+    made = matcher({"lark_grammar": main}, *named)
+    found = fault(made)
+    if found is None:
+        return made
     for part in parts.values():  # which of them it was, llguidance does not say
-        alone = _alone(part)
-        if alone.is_error():
-            raise HarmonyError(f"{part.what} cannot be made a grammar: {' '.join(alone.get_error().split())[:200]}")
-    raise HarmonyError(f"the request cannot be made a grammar: {' '.join(matcher.get_error().split())[:200]}")
-
-
-def _alone(part: _Part) -> LLMatcher:
-    from llguidance import LLMatcher
-
-    return LLMatcher(_tokenizer(), json.dumps({"grammars": [part.grammar]}), log_level=0)
-
-
-@lru_cache(maxsize=1)
-def _tokenizer() -> LLTokenizer:
-    from llguidance import LLTokenizer
-
-    ranks = {token: rank for rank, token in enumerate(text_tokens())}
-    tokenizer: LLTokenizer = LLTokenizer.from_tiktoken(  # type: ignore[attr-defined]  # as llguidance.tiktoken does
-        encoder=ranks,
-        special_tokens=dict(special_tokens()),
-        pattern=PATTERN,
-        eos_token=ENDOFTEXT,
-        n_vocab=VOCABULARY_SIZE,
-        slices=None,
-    )
-    return tokenizer
+        alone = fault(matcher(part.grammar))
+        if alone is not None:
+            raise HarmonyError(f"{part.where} cannot be made a grammar: {alone}", field=part.where)
+    raise HarmonyError(f"the request cannot be made a grammar: {found}")
 
 
 def _only(token: int) -> NDArray[np.uint32]:

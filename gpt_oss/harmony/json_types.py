@@ -5,6 +5,7 @@ Knows nothing of what the JSON means.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,14 +53,14 @@ def shown(value: object) -> str:
 def wanted(value: Any, kind: Kind, where: str) -> Any:
     """The value. Raises HarmonyError where it is of another kind."""
     if not kind.holds(value):
-        raise HarmonyError(f"{where} must be {kind.name}, not {kind_of(value)}")
+        raise HarmonyError(f"{where} must be {kind.name}, not {kind_of(value)}", field=where)
     return value
 
 
 def needed(parent: Mapping[str, Any], key: str, kind: Kind, where: str) -> Any:
     """A field of `parent`, which `where` names. Raises HarmonyError where it is missing or of another kind."""
     if key not in parent:
-        raise HarmonyError(f"{where} needs {key}, {kind.name}")
+        raise HarmonyError(f"{where} needs {key}, {kind.name}", field=f"{where}.{key}")
     return wanted(parent[key], kind, f"{where}.{key}")
 
 
@@ -75,9 +76,25 @@ def not_too_deep(value: object, where: str) -> None:
     while rest:
         found, depth = rest.pop()
         if depth > DEEPEST:
-            raise HarmonyError(f"{where} is nested more than {DEEPEST} deep")
+            raise HarmonyError(f"{where} is nested more than {DEEPEST} deep", field=where)
         if isinstance(found, Mapping):
             rest += [(part, depth + 1) for part in found.values()]
         elif LIST.holds(found):
             assert isinstance(found, Sequence)
             rest += [(part, depth + 1) for part in found]
+
+
+def not_json(value: object) -> str:
+    """What JSON has no form for in a value by itself, though Python's reader lets it pass; empty where it is fine."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return "holds half of a surrogate pair, which is no text"
+    elif isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, which JSON has no number for"
+    elif isinstance(value, int) and abs(value) >= 1 << 1023:
+        return "is a number beyond what computers count with"
+    elif value is not None and not any(kind.holds(value) for kind in _KINDS):
+        return f"is of {type(value).__name__}, which JSON does not have"
+    return ""

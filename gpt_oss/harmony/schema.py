@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
-from gpt_oss.harmony.json_types import BOOLEAN, LIST, OBJECT, STRING, not_too_deep, optional, wanted
+from gpt_oss.errors import HarmonyError
+from gpt_oss.harmony.json_types import LIST, OBJECT, STRING, not_json, not_too_deep, optional, wanted
+from gpt_oss.harmony.references import References
 
 Schema = Mapping[str, Any]
 
@@ -58,7 +61,7 @@ class _Scope:
     open: definitions that are being written out and to which, here, a reference would mean `type A = A`.
     """
 
-    root: Schema
+    references: References
     uses: Mapping[int, int]
     taken: set[str]
     names: dict[int, str] = field(default_factory=dict)
@@ -79,7 +82,8 @@ def function_type(name: str, description: str, parameters: Schema | None, taken:
     check_schema(parameters, f"{name}.parameters")
     taken = set() if taken is None else taken
     taken |= {name, *_TYPESCRIPT}
-    scope = _Scope(parameters, _uses(parameters), taken)
+    references = References(parameters)
+    scope = _Scope(references, _uses(parameters, references), taken)
     body = _definition(parameters, "Arguments", "", scope).text
     types = []
     for type_name, target in scope.named:  # which grows meanwhile
@@ -88,22 +92,41 @@ def function_type(name: str, description: str, parameters: Schema | None, taken:
     return "\n".join([*types, *lines, f"type {name} = (_: {body}) => any;"])
 
 
-_KEYWORDS = {
-    "$ref": STRING,
-    "title": STRING,
-    "description": STRING,
-    "nullable": BOOLEAN,
-    "enum": LIST,
-    "examples": LIST,
-}
-_MAPS_OF_SCHEMAS = ("properties", "$defs", "definitions")
+_KEYWORDS = {"$ref": STRING, "enum": LIST}
+_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 _LISTS_OF_SCHEMAS = ("oneOf", "anyOf", "allOf", "prefixItems")
+_TYPES = ("string", "number", "integer", "boolean", "null", "array", "object")
+
+# What tools' authors and generators write for JSON Schema's names of types, in lower case; "any" is no type at all.
+_OTHER_NAMES = {
+    "any": "",
+    "str": "string",
+    "text": "string",
+    "int": "integer",
+    "int32": "integer",
+    "int64": "integer",
+    "long": "integer",
+    "float": "number",
+    "double": "number",
+    "decimal": "number",
+    "bool": "boolean",
+    "none": "null",
+    "list": "array",
+    "dict": "object",
+    "map": "object",
+}
 
 
 def check_schema(schema: Schema, where: str) -> None:
-    """Raises HarmonyError, which names the place, where a keyword has a value of the wrong type; null is no value."""
+    """Raises HarmonyError, which names the place, where a schema has a part of the wrong JSON type; null is no value.
+
+    Only what is read as a part counts. What merely describes, and keywords that nobody knows, may hold anything that
+    is JSON: generators write all sorts of things.
+    """
     not_too_deep(schema, where)
+    _must_be_json(schema, where)
     rest: list[tuple[Any, str]] = [(schema, where)]
+    references = References(schema)
     seen: set[int] = set()  # what `$ref`s point to, by identity
     while rest:
         part, here = rest.pop()
@@ -112,29 +135,83 @@ def check_schema(schema: Schema, where: str) -> None:
         wanted(part, OBJECT, here)
         for key, kind in _KEYWORDS.items():
             optional(part, key, kind, here)
-        for key in _MAPS_OF_SCHEMAS:
-            rest += [(s, f"{here}.{key}.{name}") for name, s in (optional(part, key, OBJECT, here) or {}).items()]
-        for key in _LISTS_OF_SCHEMAS:
-            rest += [(s, f"{here}.{key}[{i}]") for i, s in enumerate(optional(part, key, LIST, here) or [])]
-        for key in ("items", "additionalProperties"):
-            value = part.get(key)
-            if key == "items" and LIST.holds(value):  # a tuple, as drafts before 2020 write it
-                rest += [(s, f"{here}.items[{i}]") for i, s in enumerate(value)]
-            elif value is not None:
-                rest.append((value, f"{here}.{key}"))
-        for key in ("required", "type"):
-            value = part.get(key)
-            if value is not None and not (key == "type" and isinstance(value, str)):
-                for i, name in enumerate(wanted(value, LIST, f"{here}.{key}")):
-                    wanted(name, STRING, f"{here}.{key}[{i}]")
-        target = _lookup(schema, part["$ref"]) if part.get("$ref") is not None else None
+        if part.get("type") is not None and not isinstance(part["type"], str):
+            wanted(part["type"], LIST, f"{here}.type")
+        rest += _parts(part, here)
+        target = references.find(part["$ref"])[0] if part.get("$ref") is not None else None
         if isinstance(target, Mapping) and id(target) not in seen:
             seen.add(id(target))
-            rest.append((target, f"{here} -> {part['$ref']}"))
+            rest.append((target, _place_of(part["$ref"], where)))
 
 
-def comment(text: str | None, indent: str = "") -> list[str]:
-    return [f"{indent}// {line}" for line in text.split("\n")] if text else []
+def _must_be_json(schema: Schema, where: str) -> None:
+    """Raises HarmonyError for NaN and the like. A bound may be an infinity: so 1.8e308 arrives, which is no bound."""
+    rest: list[tuple[Any, str]] = [(schema, where)]
+    while rest:
+        found, here = rest.pop()
+        problem = not_json(found)
+        if isinstance(found, Mapping):
+            bounds = {key for key in ("maximum", "exclusiveMaximum") if found.get(key) == math.inf}
+            bounds |= {key for key in ("minimum", "exclusiveMinimum") if found.get(key) == -math.inf}
+            keys = [not_json(key) if isinstance(key, str) else "has a key that is not a string" for key in found]
+            problem = next(filter(None, keys), problem)
+            rest += [(value, f"{here}.{key}") for key, value in found.items() if key not in bounds]
+        elif LIST.holds(found):
+            rest += [(value, f"{here}[{i}]") for i, value in enumerate(found)]
+        if problem:
+            raise HarmonyError(f"{here} {problem}", field=here)
+
+
+def _parts(schema: Schema, here: str) -> list[tuple[Any, str]]:
+    """The schemas within a schema, with their places."""
+    parts: list[tuple[Any, str]] = []
+    for key in _MAPS_OF_SCHEMAS:
+        parts += [(s, f"{here}.{key}.{name}") for name, s in (optional(schema, key, OBJECT, here) or {}).items()]
+    for key in _LISTS_OF_SCHEMAS:
+        parts += [(s, f"{here}.{key}[{i}]") for i, s in enumerate(optional(schema, key, LIST, here) or [])]
+    for key in ("items", "additionalItems", "additionalProperties"):
+        value = schema.get(key)
+        if key == "items" and isinstance(value, Sequence):  # a tuple, as drafts before 2020 write it
+            parts += [(s, f"{here}.items[{i}]") for i, s in enumerate(value)]
+        elif value is not None:
+            parts.append((value, f"{here}.{key}"))
+    return parts
+
+
+def _place_of(ref: str, where: str) -> str:
+    """The dotted place that a reference leads to."""
+    pointer = unquote(ref.partition("#")[2]).strip("/")
+    return ".".join([where, *(pointer.split("/") if pointer else [])])
+
+
+def type_names(schema: Schema) -> list[str] | None:
+    """The types that a schema names, spelt as JSON Schema does; None where it allows any, or names one that is none."""
+    named = schema.get("type")
+    names = [named] if isinstance(named, str) else named or []
+    found = [type_name(name) for name in names]
+    return None if not found or None in found or "" in found else [name for name in dict.fromkeys(found) if name]
+
+
+def type_name(name: object) -> str | None:
+    """A type as JSON Schema calls it, whatever its author calls it: `STRING`, `int`; "" is any, None is no type."""
+    if not isinstance(name, str):
+        return None
+    plain = name.lower()
+    return plain if plain in _TYPES else _OTHER_NAMES.get(plain)
+
+
+def required_names(schema: Schema) -> list[str]:
+    """The properties that must be there: those of `required`, and those that say so themselves, as draft 3 has it."""
+    required = schema.get("required")
+    listed = required if isinstance(required, Sequence) and not isinstance(required, str) else ()
+    names = [name for name in listed if isinstance(name, str)]
+    properties = schema.get("properties") or {}
+    names += [name for name, part in properties.items() if isinstance(part, Mapping) and part.get("required") is True]
+    return list(dict.fromkeys(names))
+
+
+def comment(text: object, indent: str = "") -> list[str]:
+    return [f"{indent}// {line}" for line in _words(text).split("\n")] if text else []
 
 
 def _type(schema: Schema | bool, indent: str, scope: _Scope) -> _Text:
@@ -176,16 +253,16 @@ def _own(schema: Schema, indent: str, scope: _Scope) -> _Text:
         values = schema["enum"]
         binds = _ATOM if len(values) == 1 else _STRINGS if all(isinstance(v, str) for v in values) else _UNION
         return _Text(" | ".join(map(_json, values)), binds)
-    kind = schema.get("type")
-    if isinstance(kind, Sequence) and not isinstance(kind, str):
-        return _union(_own({**schema, "type": one}, indent, scope) for one in kind)
-    match kind:
+    kinds = type_names(schema) or [""]
+    if len(kinds) > 1:
+        return _union(_own({**schema, "type": one}, indent, scope) for one in kinds)
+    match kinds[0]:
         case "object":
             return _object(schema, indent, scope)
         case "array":
             return _array(schema, indent, scope)
         case "string" | "boolean" | "number" | "null":
-            return _Text(kind)
+            return _Text(kinds[0])
         case "integer":
             return _Text("number")
         case _:
@@ -211,7 +288,7 @@ def _object(schema: Schema, indent: str, scope: _Scope) -> _Text:
     scope = replace(scope, open=frozenset())
     head = "".join(f"{line}\n" for line in comment(schema.get("description"), indent))
     lines = [f"{head}{{"]
-    required = schema.get("required") or []
+    required = required_names(schema)
     for name, value in (schema.get("properties") or {}).items():
         lines += _property(name, value, name in required, indent, scope)
     extra = schema.get("additionalProperties")
@@ -225,11 +302,12 @@ def _property(name: str, schema: Schema | bool, required: bool, indent: str, sco
         return [f"{indent}{name}{'' if required else '?'}: any,"]
     lines = []
     if title := schema.get("title"):
-        lines += [f"{indent}// {title}", f"{indent}//"]
+        lines += [f"{indent}// {_words(title)}", f"{indent}//"]
     is_union = schema.get("oneOf") and not _has_shape(schema) and not any(map(schema.get, ("$ref", "anyOf", "allOf")))
     if description := schema.get("description"):
-        lines += [f"{indent}// {line}" if i == 0 else line for i, line in enumerate(str(description).split("\n"))]
+        lines += [f"{indent}// {line}" if i == 0 else line for i, line in enumerate(_words(description).split("\n"))]
     if examples := schema.get("examples"):
+        examples = examples if LIST.holds(examples) else [examples]
         lines.append(f"{indent}// Examples:")
         if not any(isinstance(example, int | float) for example in examples):
             lines += [f"{indent}// - {_json(example)}" for example in examples]
@@ -240,7 +318,7 @@ def _property(name: str, schema: Schema | bool, required: bool, indent: str, sco
             lines.append(f"{indent}// default: {_json(schema['default'])}")
         return [*lines, mark, *_variants(schema["oneOf"], indent, scope), f"{indent},"]
     text = _type(schema, indent + "    ", scope).text
-    if schema.get("nullable") and "null" not in text.split(" | "):
+    if schema.get("nullable") is True and "null" not in text.split(" | "):
         text += " | null"
     return [*lines, f"{mark} {text},{f' // {default}' if default else ''}"]
 
@@ -252,7 +330,7 @@ def _variants(variants: list[Schema | bool], indent: str, scope: _Scope) -> list
             lines.append(f"{indent} | any")
             continue
         text = _type(_without(variant, "description"), indent + "   ", scope).text
-        notes = [str(variant["description"])] if variant.get("description") else []
+        notes = [_words(variant["description"])] if variant.get("description") else []
         notes += [default] if (default := _default(variant)) else []
         lines.append(f"{indent} | {text}{f' // {chr(32).join(notes)}' if notes else ''}")
     return lines
@@ -267,7 +345,7 @@ def _default(schema: Schema) -> str:
 
 
 def _reference(ref: str, indent: str, scope: _Scope) -> _Text:
-    target, ref = _resolve(scope.root, ref)
+    target, ref = _resolve(scope.references, ref)
     if not isinstance(target, Mapping):
         return _ANY
     word = re.sub(r"\W", "_", ref.rstrip("/").rsplit("/", 1)[-1].lstrip("#"), flags=re.ASCII) or "Arguments"
@@ -289,7 +367,7 @@ def _definition(target: Schema, name: str, indent: str, scope: _Scope) -> _Text:
     return _type(target, indent, replace(scope, open=scope.open | {key}))
 
 
-def _uses(root: Schema) -> Counter[int]:
+def _uses(root: Schema, references: References) -> Counter[int]:
     """How often each definition is referred to, by identity. One that leads back to itself is, at least twice."""
     uses = Counter({id(root): 1})
     rest: list[Any] = [root]
@@ -298,7 +376,7 @@ def _uses(root: Schema) -> Counter[int]:
         if not isinstance(part, Mapping):
             continue
         if part.get("$ref") is not None:
-            target, _ = _resolve(root, part["$ref"])
+            target, _ = _resolve(references, part["$ref"])
             uses[id(target)] += 1
             if uses[id(target)] == 1:
                 rest.append(target)
@@ -309,7 +387,7 @@ def _uses(root: Schema) -> Counter[int]:
     return uses
 
 
-def _resolve(root: Schema, ref: str) -> tuple[Any, str]:
+def _resolve(references: References, ref: str) -> tuple[Any, str]:
     """What a reference comes to in the end, through definitions that only refer to others, and the last pointer.
 
     (None, …) where there is nothing, or a circle of references.
@@ -317,7 +395,7 @@ def _resolve(root: Schema, ref: str) -> tuple[Any, str]:
     seen: set[str] = set()
     while ref not in seen:
         seen.add(ref)
-        target = _lookup(root, ref)
+        target = references.find(ref)[0]
         only_refers = isinstance(target, Mapping) and target.get("$ref") is not None and not _combines(target)
         if not only_refers or _has_shape(target):
             return target, ref
@@ -329,24 +407,13 @@ def _combines(schema: Schema) -> bool:
     return any(schema.get(key) for key in ("oneOf", "anyOf", "allOf"))
 
 
-def _lookup(root: Schema, ref: str) -> Any:
-    """What a local JSON pointer (`#/$defs/Node`, RFC 6901) points to; None where there is nothing."""
-    if not ref.startswith("#"):
-        return None
-    found: Any = root
-    for part in unquote(ref[1:]).strip("/").split("/") if ref not in ("#", "#/") else []:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, Mapping) and key in found:
-            found = found[key]
-        elif LIST.holds(found) and key.isdecimal() and int(key) < len(found):
-            found = found[int(key)]
-        else:
-            return None
-    return found
-
-
 def _without(schema: Schema, key: str) -> Schema:
     return {k: v for k, v in schema.items() if k != key}
+
+
+def _words(value: object) -> str:
+    """A title or description; generators write other than text there as well."""
+    return value if isinstance(value, str) else _json(value)
 
 
 def _json(value: object) -> str:

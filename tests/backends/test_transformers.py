@@ -65,6 +65,25 @@ def test_it_draws_what_our_own_engine_draws(
     assert ids(ask(generator, PROMPT, params)) == ids(ask(torch_generator, PROMPT, params))
 
 
+class Open:
+    """A grammar that allows everything and is whole or is not."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self.whole = whole
+
+    def mask(self) -> None:
+        return None
+
+    def accept(self, token: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("whole", "end"), [(True, "stop"), (False, "length")])
+def test_a_stop_token_ends_only_what_its_grammar_finds_whole(generator: TokenGenerator, whole: bool, end: str) -> None:
+    params = SamplingParams(seed=1, stop_token_ids=tuple(range(512)), grammar=lambda: Open(whole=whole))
+    assert [token.finish_reason for token in ask(generator, PROMPT, params)] == [end]
+
+
 def test_a_prompt_longer_than_a_step_is_computed_in_pieces(
     generator: TokenGenerator, torch_generator: TokenGenerator
 ) -> None:

@@ -106,6 +106,40 @@ def test_speculation_never_changes_an_answer(wanted: tuple[list[int], SamplingPa
         engine.close()
 
 
+class Wanting:
+    """A grammar that allows everything and is whole after `length` tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    def mask(self) -> None:
+        return None
+
+    def accept(self, token: int) -> None:
+        self.left -= 1
+
+    @property
+    def whole(self) -> bool:
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize(("wanted", "end"), [(1, "stop"), (300, "length")])
+def test_an_answer_that_its_grammar_does_not_find_whole_ends_as_cut_off(
+    wanted: int, end: str, *, speculate: bool
+) -> None:
+    """The loop that the answer falls into is drafted; the stop token is one that comes late."""
+    free = SamplingParams(temperature=0, max_tokens=200)
+    plain = alone([1, 2, 3], free, repeats=True)
+    stop = next(token for token in reversed(plain) if plain.index(token) > 2)
+    params = replace(free, stop_token_ids=(stop,), grammar=lambda: Wanting(wanted))
+    engine = Engine(FakeModel(blocks=128, window_blocks=128, repeats=True), EngineConfig(speculate=speculate))
+    tokens = list(engine.generate_sync([1, 2, 3], params))
+    engine.close()
+    assert [token.id for token in tokens] == plain[: plain.index(stop) + 1]
+    assert [token.finish_reason for token in tokens] == [None] * (len(tokens) - 1) + [end]
+
+
 def test_speculation_saves_steps_where_the_text_repeats() -> None:
     params = SamplingParams(temperature=0, max_tokens=200)
     counts = []

@@ -173,6 +173,10 @@ class OnlyEven:
     def accept(self, token: int) -> None:
         self.seen.append(token)
 
+    @property
+    def whole(self) -> bool:
+        return len(self.seen) > 1
+
 
 def test_a_grammar_decides_what_may_come() -> None:
     make: Callable[[], OnlyEven] = OnlyEven
@@ -182,6 +186,28 @@ def test_a_grammar_decides_what_may_come() -> None:
     first, second = (sampler.next(Row(values), 0, p).id for p in (0, 1))
     assert first % 2 == 0
     assert second == 6
+
+
+class NoWayOn(OnlyEven):
+    def mask(self) -> NDArray[np.uint32] | None:
+        return np.zeros(2, np.uint32)
+
+
+def test_a_stop_token_before_a_grammar_has_all_it_wants_has_cut_the_answer_off() -> None:
+    even = tuple(range(0, 40, 2))
+    for options in ({}, {"logprobs": 1}, {"temperature": 0}):
+        sampler = Sampler(SamplingParams(seed=1, grammar=OnlyEven, stop_token_ids=even, **options), 40)  # type: ignore[arg-type]
+        ends = [sampler.next(Row(np.zeros(40, np.float32)), 0, p).finish_reason for p in (0, 1)]
+        assert ends == ["length", "stop"]
+    free = Sampler(SamplingParams(seed=1, stop_token_ids=even), 40)
+    assert {free.next(Row(np.zeros(40, np.float32)), 0, p).finish_reason for p in range(50)} == {"stop", None}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_p": 0.5}, {"top_k": 3}, {"min_p": 0.1}], ids=str)
+def test_a_grammar_that_knows_no_way_on_ends_the_answer(options: dict[str, float]) -> None:
+    values = np.zeros(64, np.float32)
+    token = Sampler(SamplingParams(seed=1, grammar=NoWayOn, **options), 40).next(Row(values), 0, 0)  # type: ignore[arg-type]
+    assert token.finish_reason == "length"
 
 
 def test_log_probabilities_are_of_the_models_own_distribution() -> None:

@@ -284,9 +284,9 @@ def test_json_of_wrong_types_is_named_in_one_sentence_or_accepted(data: st.DataO
         (("tools",), "f", "tools must be a list, not a string"),
         (("tools", 0, "function", "description"), [], "tools[0].function.description must be a string, not a list"),
         (
-            ("tools", 0, "function", "parameters", "properties", "city", "required"),
+            ("tools", 0, "function", "parameters", "properties", "city", "enum"),
             True,
-            "tools[0].function.parameters.properties.city.required must be a list, not true or false",
+            "tools[0].function.parameters.properties.city.enum must be a list, not true or false",
         ),
         (
             ("tools", 0, "function", "parameters", "properties", "unit", "oneOf", 1),

@@ -241,14 +241,21 @@ def test_a_token_that_was_not_allowed_ends_the_answer() -> None:
         ({"tool_choice": "f"}, "tool_choice names 'f'"),
         ({"tool_choice": "required"}, "no tools are declared"),
         ({"functions": [FunctionSchema("a b")]}, "no spaces"),
-        ({"functions": [FunctionSchema("f", {"not": {}})], "strict": frozenset({"f"})}, "f.parameters cannot be made"),
+        (
+            {"functions": [FunctionSchema("f", {"not": {}})], "strict": frozenset({"f"})},
+            "f.parameters can be met by no",
+        ),
+        (
+            {"functions": [FunctionSchema("f", {"type": ["null", "array"]})], "strict": frozenset({"f"})},
+            "f.parameters.type must be object",
+        ),
         (
             {"functions": [FunctionSchema("f", {"properties": 5})], "strict": frozenset({"f"})},
             "f.parameters.properties",
         ),
         ({"functions": [FunctionSchema("f", argument="lark", definition="start: x")]}, "f.definition cannot be made"),
         ({"functions": [FunctionSchema("f", argument="regex", definition="(")]}, "f.definition cannot be made"),
-        ({"response_schema": {"type": "string", "format": "unheard of"}}, "response_schema cannot be made"),
+        ({"response_schema": {"type": "string", "maxLength": 1, "minLength": 2}}, "response_schema can be met by no"),
     ],
 )
 def test_what_cannot_be_followed_is_named(options: dict[str, Any], sentence: str) -> None:
