@@ -4,7 +4,7 @@ Nothing is ever downloaded. Loading takes about a tenth of a second, once a proc
 
 Any text whatsoever is encoded, in time proportional to its length. tiktoken alone fails at a million blanks in a row,
 and its time grows with the square of what the pattern makes one word. A word, a row of signs or a gap of more than
-LONGEST_RUN characters is therefore encoded in pieces of that length, and there, and only there, the tokens may be others
+LONGEST_RUN characters is therefore encoded in pieces of that length, and only there the tokens may be others
 than tiktoken's: those next to a cut. They decode to the same text.
 """
 
