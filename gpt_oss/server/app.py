@@ -22,7 +22,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpt_oss import __version__
 from gpt_oss.errors import GptOssError
-from gpt_oss.server import anthropic, completions, conversations, docs_page, ollama, page, page_api
+from gpt_oss.server import anthropic, conversations, docs_page, ollama, page, page_api
+from gpt_oss.server.apis import tokenizer
+from gpt_oss.server.apis.completions import routes as completions_routes
 from gpt_oss.server.chat_completions import routes as chat_routes
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.responses import routes as responses_routes
@@ -70,7 +72,8 @@ def create_app(service: Service, options: ServerOptions = ServerOptions()) -> Fa
     app.include_router(responses_routes.router)
     app.include_router(responses_socket.router)
     app.include_router(conversations.router)
-    app.include_router(completions.router)
+    app.include_router(completions_routes.router)
+    app.include_router(tokenizer.router)
     app.include_router(anthropic.router)
     app.include_router(docs_page.router)
     app.include_router(page_api.router)

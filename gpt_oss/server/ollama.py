@@ -20,7 +20,7 @@ from gpt_oss.params import SamplingParams
 from gpt_oss.server.chat_completions.inbound import inbound, parse_request
 from gpt_oss.server.chat_completions.outbound import ChoiceFold
 from gpt_oss.server.chat_completions.routes import deltas, with_reasoning
-from gpt_oss.server.completions import Continuation
+from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.errors import RequestError, as_response
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of

@@ -1,0 +1,1 @@
+"""What the APIs have in common, and none of their shapes."""
