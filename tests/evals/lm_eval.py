@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -31,7 +32,27 @@ WAYS = {
     "token ids, batches of 4": "tokenizer_backend=remote,batch_size=4",
     "text": "tokenizer_backend=remote,tokenized_requests=False",
 }
-TOLERANCE = {"exact": 0.1, "balanced": 0.5}  # of a log-likelihood, by the cpu backend's precision
+
+
+@dataclass(frozen=True)
+class Served:
+    """name: for the table.
+    options: of `gpt-oss serve`.
+    tolerance: how far a log-likelihood, a sum over several tokens, may be off.
+    ways: the keys of WAYS in which it is asked.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    tolerance: float
+    ways: tuple[str, ...]
+
+
+SERVED = (
+    Served("torch, float32", ("--backend", "torch", "--precision", "float32"), 0.001, tuple(WAYS)),
+    Served("cpu, exact", ("--precision", "exact"), 1.0, ("token ids",)),  # activations in bf16
+    Served("cpu, balanced", ("--precision", "balanced"), 3.0, ("token ids",)),  # and in int8
+)
 
 
 def installed(folder: Path) -> Path:
@@ -44,13 +65,13 @@ def installed(folder: Path) -> Path:
 
 
 @contextmanager
-def server(precision: str, log: Path) -> Iterator[str]:
+def server(options: Sequence[str], log: Path) -> Iterator[str]:
     """The address of `gpt-oss serve demo`, a process of its own."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "gpt_oss.cli", "serve", "demo", "--no-store", "--port", str(port)]
+    command = [sys.executable, "-m", "gpt_oss.cli", "serve", "demo", "--no-store", "--port", str(port), *options]
     with log.open("wb") as out:
-        process = subprocess.Popen([*command, "--precision", precision], stdout=out, stderr=out)
+        process = subprocess.Popen(command, stdout=out, stderr=out)
     try:
         for _ in range(600):
             assert process.poll() is None, log.read_text()
@@ -91,26 +112,23 @@ def main() -> int:
     python = args.python or installed(args.work)
     with open_checkpoint("demo") as checkpoint:
         wanted = Reference(checkpoint).scores(pairs())
+    columns: dict[str, list[tuple[float, bool]]] = {}
     failures = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_task(folder, TASK)
-        for precision, tolerance in TOLERANCE.items():
-            columns = {}
-            with server(precision, folder / "server.log") as url:
-                for name, way in WAYS.items():
-                    columns[name], figures = scored(python, url, way, folder)
-                    errors = [abs(got[0] - right[0]) for got, right in zip(columns[name], wanted, strict=True)]
-                    greedy = sum(got[1] != right[1] for got, right in zip(columns[name], wanted, strict=True))
-                    failures += (max(errors) > tolerance) + greedy
-                    print(
-                        f"{precision}, {name}: {figures}; furthest off {max(errors):.4f}, {greedy} greedy ones differ"
-                    )
-            print(f"\n{precision}: the reference's scores, then lm-eval's in each of: {', '.join(columns)}")
-            choices = [(question, choice) for question, choices, _ in QUESTIONS for choice in choices]
-            for (question, choice), right, *got in zip(choices, wanted, *columns.values(), strict=True):
-                print(f"{question} {choice}: {right[0]:.4f} | " + " | ".join(f"{score:.4f}" for score, _ in got))
-            print(flush=True)
+        for served in SERVED:
+            with server(served.options, folder / "server.log") as url:
+                for way in served.ways:
+                    found, figures = scored(python, url, WAYS[way], folder)
+                    columns[f"{served.name}, {way}"] = found
+                    furthest = max(abs(got - right) for (got, _), (right, _) in zip(found, wanted, strict=True))
+                    failures += furthest > served.tolerance
+                    print(f"{served.name}, {way}: {figures}; furthest off {furthest:.4f}", flush=True)
+    print(f"choice: the reference; {'; '.join(columns)}")
+    choices = [(question, choice) for question, choices, _ in QUESTIONS for choice in choices]
+    for (question, choice), right, *got in zip(choices, wanted, *columns.values(), strict=True):
+        print(f"{question} {choice}: {right[0]:.4f}; " + "; ".join(f"{score:.4f}" for score, _ in got))
     print(f"{failures} failures")
     return 1 if failures else 0
 
