@@ -1,6 +1,11 @@
 """The token table of gpt-oss, o200k_harmony: o200k_base's ranks, which lie in this package, and the special tokens.
 
 Nothing is ever downloaded. Loading takes about a tenth of a second, once a process, when it is first needed.
+
+Any text whatsoever is encoded, in time proportional to its length. tiktoken alone fails at a million blanks in a row,
+and its time grows with the square of what the pattern makes one word. A word, a row of signs or a gap of more than
+LONGEST_RUN characters is therefore encoded in pieces of that length, and only there the tokens may be others
+than tiktoken's: those next to a cut. They decode to the same text.
 """
 
 from __future__ import annotations
@@ -8,6 +13,8 @@ from __future__ import annotations
 import binascii
 import codecs
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib import resources
@@ -57,6 +64,45 @@ PATTERN: Final = "|".join(
     ]
 )
 
+LONGEST_RUN: Final = 8192  # characters that are encoded as one word at most; ordinary words are far shorter
+
+_SPACES = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SPECIAL = re.compile(r"<\|[a-z]+(?:_[0-9]+)?\|>")
+
+
+def _long_run(characters: str) -> str:
+    """A regular expression of whole runs that are too long: it looks once at every character."""
+    return f"(?<![{characters}])[{characters}]{{{LONGEST_RUN + 1},}}"
+
+
+_MAY_BE_LONG = re.compile("|".join(map(_long_run, (f"^{_SPACES}", f"{_SPACES}/"))))
+_TOO_LONG = [re.compile(_long_run(kinds)) for kinds in ("LM", "SM/", "G\n", "\n/")]  # of _Kinds: what may be one word
+
+
+class _Kinds(dict[int, str]):
+    """For str.translate: the kind of each character as the pattern sees it: L, M and N as Unicode has them, G in gaps
+    between words, S for other signs, and itself for what may end a row of signs. What is not assigned counts as M,
+    which goes with letters and with signs: it may have been assigned since."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        category = unicodedata.category(character)
+        kind = "S"
+        if character in "\r\n/":
+            kind = character.replace("\r", "\n")
+        elif character in _SPACES:
+            kind = "G"
+        elif category == "Cn":
+            kind = "M"
+        elif category[0] in "LMN":
+            kind = category[0]
+        self[code] = kind
+        return kind
+
+
+_KINDS = _Kinds()
+
 _SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 
 
@@ -97,12 +143,43 @@ def encode_ordinary(text: str) -> list[int]:
 
     Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
     """
-    return _encoding().encode_ordinary(text)
+    text = _without_surrogates(text)
+    encode = _encoding().encode_ordinary
+    cuts = _cuts(text)
+    if not cuts:
+        return encode(text)
+    pieces = zip([0, *cuts], [*cuts, len(text)], strict=True)
+    return [token for start, end in pieces for token in encode(text[start:end])]
 
 
 def encode_with_special(text: str) -> list[int]:
     """Token ids of a text in which names of special tokens stand for them. Never for what a user wrote."""
-    return _encoding().encode(text, allowed_special="all", disallowed_special=())
+    special = special_tokens()
+    tokens: list[int] = []
+    start = 0
+    for found in _SPECIAL.finditer(text):
+        token = special.get(found.group())
+        if token is not None:
+            tokens += [*encode_ordinary(text[start : found.start()]), token]
+            start = found.end()
+    return tokens + encode_ordinary(text[start:])
+
+
+def _without_surrogates(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, and the characters that pairs of them mean."""
+    if text.isascii() or _SURROGATE.search(text) is None:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _cuts(text: str) -> list[int]:
+    """Where the text is cut before it is encoded, ascending: within runs of more than LONGEST_RUN characters that the
+    pattern would not cut itself, every LONGEST_RUN characters."""
+    if len(text) <= LONGEST_RUN or _MAY_BE_LONG.search(text) is None:
+        return []
+    kinds = text.translate(_KINDS)
+    runs = [found.span() for pattern in _TOO_LONG for found in pattern.finditer(kinds)]
+    return sorted({cut for start, end in runs for cut in range(start + LONGEST_RUN, end, LONGEST_RUN)})
 
 
 def token_bytes(token: int) -> bytes:
@@ -131,7 +208,7 @@ class StreamDecoder:
         return self._decoder.decode(token_bytes(token))
 
     def flush(self) -> str:
-        """What was held back, as U+FFFD; the decoder starts anew."""
+        """What was held back, as U+FFFD; the decoder starts again."""
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_oss import vocabulary
-from gpt_oss.vocabulary import StreamDecoder, decode, decode_bytes, encode_ordinary, special_name, token_bytes
+from gpt_oss.vocabulary import (
+    LONGEST_RUN,
+    StreamDecoder,
+    decode,
+    decode_bytes,
+    encode_ordinary,
+    encode_with_special,
+    special_name,
+    token_bytes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +67,85 @@ def test_special_tokens_have_the_official_ids(official: object) -> None:
             assert official.encode(name, allowed_special="all") == [token]  # type: ignore[attr-defined]
 
 
-def test_lone_surrogates_and_long_runs_are_survived() -> None:
-    assert decode(encode_ordinary("a\ud800b")) == "a\ufffdb"
-    assert decode(encode_ordinary("x" * 100_000)) == "x" * 100_000
+@pytest.mark.parametrize("encode", [encode_ordinary, encode_with_special])
+def test_lone_surrogates_become_the_sign_for_them(encode: Callable[[str], list[int]]) -> None:
+    assert decode(encode("a\ud800b\udc00")) == "a\ufffdb\ufffd"
+    assert decode(encode("\ud83d\ude00")) == "😀"  # a pair means a character
+    assert decode(encode("<|end|>\ud800<|end|>")) == "<|end|>\ufffd<|end|>"
+
+
+WORDS = st.text(max_size=12) | st.sampled_from(
+    [
+        "naïve",
+        "don't",
+        "WE'VE",
+        "नमस्ते",
+        "你好，世界",
+        "👩‍👩‍👧‍👦",
+        "12345",
+        "\r\n\r\n",
+        "\t\t",
+        "   ",
+        "//\n/",
+        "<|",
+        "|>",
+        "e\u0301",
+    ]
+)
+
+
+@given(
+    st.lists(WORDS, min_size=1, max_size=12), st.integers(1, 3), st.sampled_from(["a", " ", "=", "\n", "好", "\u0301"])
+)
+def test_where_no_run_is_too_long_tokens_are_tiktokens(words: list[str], times: int, filler: str) -> None:
+    """Also in a text that is long itself, and next to a run that is as long as may be."""
+    text = "".join(words) * (times * LONGEST_RUN // 1000) + "1" + filler * LONGEST_RUN + "1" + "".join(words)
+    assert encode_ordinary(text) == vocabulary._encoding().encode_ordinary(text)
+    expected = vocabulary._encoding().encode(text, allowed_special="all", disallowed_special=())
+    assert encode_with_special(text) == expected
+
+
+RUNS = [
+    "a", "A", "aB", "好", "\u0301", "e\u0301", "=", "/", "=\n", "\n/", " ", "\n", " \n", "\t \u3000", "\x1c", "=\x1c",
+    "\U0001e4d0", "a\U0001e4d0", "a.", "aB3+/", "<|", "'s",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_long_run_is_encoded_in_short_words(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pattern makes one word, of what is given to tiktoken at a time, has a bound: so has the time for it."""
+    regex = pytest.importorskip("regex")
+    given: list[str] = []
+
+    class Encoding:
+        def encode_ordinary(self, text: str) -> list[int]:
+            given.append(text)
+            return [0]
+
+    text = f"one {run * (40 * LONGEST_RUN // len(run))} two"
+    monkeypatch.setattr(vocabulary, "_encoding", Encoding)
+    encode_ordinary(text)
+    assert "".join(given) == text
+    longest = max(len(word.group()) for piece in given for word in regex.finditer(vocabulary.PATTERN, piece))
+    assert longest <= 2 * LONGEST_RUN + 4
+
+
+@pytest.mark.parametrize("text", [" " * 1_000_000, " " * 1_000_000 + "x", "\n" * 1_000_000, "x" * 1_000_000])
+def test_what_tiktoken_alone_fails_at(text: str) -> None:
+    assert decode(encode_ordinary(text)) == text
+
+
+def test_a_special_token_within_a_long_run_stays_whole() -> None:
+    for fill in range(LONGEST_RUN - 10, LONGEST_RUN + 1):
+        tokens = encode_with_special("=" * fill + "<|end|>" + "=" * 100)
+        assert tokens.count(vocabulary.END) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["<|<|end|>", "<|foo|><|end|>", "<|reserved_200000|>", "<|END|>", "<|end|><|start|>|>", ""]
+)
+def test_names_of_special_tokens_are_found_where_tiktoken_finds_them(text: str) -> None:
+    assert encode_with_special(text) == vocabulary._encoding().encode(text, allowed_special="all")
 
 
 @given(st.lists(st.integers(0, vocabulary.NUM_TEXT_TOKENS - 1), max_size=30))

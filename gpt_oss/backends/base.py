@@ -14,6 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_oss.errors import ParameterError
 from gpt_oss.model.config import ModelConfig
 from gpt_oss.params import SamplingParams
 
@@ -42,7 +43,7 @@ class Chunk:
     window_blocks: the same for the pool of the sliding-window layers; FREED where the block lies wholly before
         the window of every token of this chunk.
     logits: how many of the chunk's last positions need logits: 0 (a prompt's earlier chunks), 1 (the usual), or
-        more (verification of drafted tokens).
+        more (verification of drafted tokens; all of them where a prompt is scored).
     draw: what `sample` will be asked of these logits, each for the position after its own, where that is known before:
         a backend may then draw in the same step. Only a hint.
     """
@@ -131,3 +132,29 @@ class TokenGenerator(Protocol):
     def generate_sync(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[SampledToken]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A TokenGenerator that can also say how likely a text is that is there already."""
+
+    def score(self, prompt: Sequence[int], top: int) -> AsyncIterator[SampledToken]:
+        """The prompt's tokens after the first, each as though it had been drawn after those before it: with its log
+        probability at temperature 1, and the `top` likeliest tokens with theirs. A token that is never drawn has minus
+        infinity. The last has the finish_reason "length"; there is none where the prompt is one token.
+
+        The prompt may fill the context. What was computed stays in the prefix cache, for a `generate` that follows.
+        """
+        ...
+
+    def score_sync(self, prompt: Sequence[int], top: int) -> Iterator[SampledToken]: ...
+
+
+def scorer_of(generator: TokenGenerator) -> Scorer:
+    """The generator itself, where it is a Scorer. Raises ParameterError where it is none."""
+    if isinstance(generator, Scorer):
+        return generator
+    raise ParameterError(
+        f"{generator.name} cannot score a prompt, so it gives no log probabilities of a prompt's tokens",
+        hint="cpu, torch, triton, metal and transformers can.",
+    )

@@ -1,7 +1,7 @@
 """A TokenGenerator that plays back given tokens: what tests and demonstrations of everything above the backends run on.
 
 It honours stop tokens, max_tokens and the context as a real one does, and can be slow or fail where it is told to.
-Computes nothing; the other SamplingParams are recorded and otherwise ignored.
+Computes nothing; the other SamplingParams are recorded and otherwise ignored. Prompts are scored by a given function.
 """
 
 from __future__ import annotations
@@ -57,13 +57,23 @@ class ScriptedGenerator:
 
     script: a reply for each call, in order; or a function from the prompt to the reply. A reply is a Reply or just
     its tokens. calls: every call so far. Raises BackendError when a call comes after the last reply.
-    Calls may come from any thread and overlap.
+    likelihood: the log probability of a token, given those before it and the token. scored: every prompt that was
+    scored so far. Calls may come from any thread and overlap.
     """
 
-    def __init__(self, script: Script, *, name: str = "scripted", context_tokens: int = 131_072) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        name: str = "scripted",
+        context_tokens: int = 131_072,
+        likelihood: Callable[[list[int], int], float] = lambda before, token: 0.0,
+    ) -> None:
         self.name = name
         self.context_tokens = context_tokens
         self.calls: list[Call] = []
+        self.scored: list[list[int]] = []
+        self._likelihood = likelihood
         self.closed = False
         self._script = script
         self._lock = threading.Lock()
@@ -78,6 +88,24 @@ class ScriptedGenerator:
 
     def generate_sync(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[SampledToken]:
         return self._play_sync(*self._next(prompt, params))
+
+    def score_sync(self, prompt: Sequence[int], top: int) -> Iterator[SampledToken]:
+        """See backends.base.Scorer. The likeliest tokens are the one that is there."""
+        if len(prompt) > self.context_tokens:
+            raise ContextOverflowError(f"a prompt of {len(prompt)} tokens fills the context of {self.context_tokens}")
+        tokens = list(prompt)
+        with self._lock:
+            self.scored.append(tokens)
+        for place in range(1, len(tokens)):
+            token, logprob = tokens[place], self._likelihood(tokens[:place], tokens[place])
+            likeliest = ((token, logprob),) if top else ()
+            is_last = place + 1 == len(tokens)
+            yield SampledToken(token, logprob, likeliest, finish_reason="length" if is_last else None)
+
+    async def score(self, prompt: Sequence[int], top: int) -> AsyncIterator[SampledToken]:
+        for token in self.score_sync(prompt, top):
+            await asyncio.sleep(0)
+            yield token
 
     def close(self) -> None:
         self.closed = True

@@ -33,6 +33,7 @@ from gpt_oss.params import SamplingParams
 if TYPE_CHECKING:
     import torch
 
+SCORE_STEP = 128  # tokens that one step scores: each has a row of logits, of 0.8 MB
 PROMPT_STEP = 512  # prompt tokens that one step computes: others wait so long, and so does a cancellation
 KEPT_CACHES = 4
 MOST_REQUESTS = 272  # under way or waiting: what our own engine has
@@ -43,6 +44,8 @@ class Draws(Protocol):
     """The sampling of one request: engine/sampling.py's Sampler."""
 
     def next(self, logits: Logits, row: int, position: int) -> SampledToken: ...
+
+    def score(self, row: Float32, token: int) -> SampledToken: ...
 
 
 MakeDraws = Callable[[SamplingParams, int], Draws]  # the params, and how many ids may be drawn
@@ -198,6 +201,15 @@ class TransformersGenerator:
         tokens = [int(token) for token in prompt]
         return self._bridge.stream_sync(lambda: self._answer(tokens, params))
 
+    def score(self, prompt: Sequence[int], top: int) -> AsyncIterator[SampledToken]:
+        """See base.Scorer."""
+        tokens = [int(token) for token in prompt]
+        return self._bridge.stream(lambda: self._scores(tokens, top))
+
+    def score_sync(self, prompt: Sequence[int], top: int) -> Iterator[SampledToken]:
+        tokens = [int(token) for token in prompt]
+        return self._bridge.stream_sync(lambda: self._scores(tokens, top))
+
     def close(self) -> None:
         self._bridge.close()
         self._computer.shutdown()
@@ -209,9 +221,7 @@ class TransformersGenerator:
         most = room(prompt, self.context_tokens, self.config.vocab_size)
         limit = len(prompt) + min(most, params.max_tokens or most)
         draws = self._make_draws(params, self.config.usable_vocab_size)
-        if self._under_way >= MOST_REQUESTS:
-            raise CapacityError(f"{self._under_way} requests are running or waiting already; try again later")
-        self._under_way += 1
+        self._begin()
         cache, common = self._take(prompt)
         request = _Request(list(prompt), draws, cache, common, common)
         loop = asyncio.get_running_loop()
@@ -236,30 +246,68 @@ class TransformersGenerator:
             if not failed and request.computed and request.busy.acquire(blocking=False):
                 self._keep(request)
 
+    async def _scores(self, prompt: list[int], top: int) -> AsyncGenerator[SampledToken, None]:
+        """On the bridge's loop. Without the kept caches, for what they hold has no logits any more."""
+        from transformers import DynamicCache
+
+        room(prompt, self.context_tokens, self.config.vocab_size, least=0)
+        draws = self._make_draws(SamplingParams(logprobs=top), self.config.usable_vocab_size)
+        self._begin()
+        request = _Request(prompt, draws, DynamicCache(), 0, 0)
+        loop = asyncio.get_running_loop()
+        failed = True
+        try:
+            while request.computed < len(prompt) - 1:
+                tokens = await loop.run_in_executor(self._computer, self._score_step, request)
+                for token in tokens[:-1]:
+                    yield token
+                is_last = request.computed == len(prompt) - 1
+                yield replace(tokens[-1], finish_reason="length") if is_last else tokens[-1]
+            failed = False
+        finally:
+            self._under_way -= 1
+            if not failed and request.computed:
+                self._keep(request)
+
+    def _begin(self) -> None:
+        """Raises CapacityError."""
+        if self._under_way >= MOST_REQUESTS:
+            raise CapacityError(f"{self._under_way} requests are running or waiting already; try again later")
+        self._under_way += 1
+
+    def _score_step(self, request: _Request) -> list[SampledToken]:
+        """The tokens after the next piece of the prompt, with their scores. Raises BackendError."""
+        first = request.computed
+        piece = request.tokens[first : min(first + SCORE_STEP, len(request.tokens) - 1)]
+        rows = self._forward(piece, request.cache, rows=len(piece))
+        request.computed += len(piece)
+        following = request.tokens[first + 1 : request.computed + 1]
+        return [request.draws.score(row, token) for row, token in zip(rows, following, strict=True)]
+
     def _step(self, request: _Request) -> SampledToken | None:
         """The next piece of the prompt, or the next token. Raises BackendError."""
         with request.busy:
             piece = request.tokens[request.computed : request.computed + PROMPT_STEP]
             last = request.computed + len(piece) == len(request.tokens)
-            try:
-                row = self._forward(piece, request.cache)
-            except GptOssError:
-                raise
-            except Exception as error:  # a model's own failure ends one request, not the process
-                raise BackendError(f"{self.name} failed while computing: {error}") from error
+            row = self._forward(piece, request.cache)
             request.computed += len(piece)
             return request.draws.next(_Rows(row), 0, len(request.tokens)) if last else None
 
-    def _forward(self, piece: Sequence[int], cache: Any) -> Float32:
-        """float32 [1, vocab_size] behind the last token of the piece."""
+    def _forward(self, piece: Sequence[int], cache: Any, *, rows: int = 1) -> Float32:
+        """float32 [rows, vocab_size], of what follows the last tokens of the piece. Raises BackendError."""
         import torch
 
-        with torch.inference_mode():
-            ids = torch.tensor([piece], device=self._model.device)
-            out = self._model(ids, use_cache=True, logits_to_keep=1, **{self._cache_name: cache})
-            logits: torch.Tensor = out.logits[0, -1:]
-            row: Float32 = logits.float().cpu().numpy()
-            return row
+        try:
+            with torch.inference_mode():
+                ids = torch.tensor([piece], device=self._model.device)
+                out = self._model(ids, use_cache=True, logits_to_keep=rows, **{self._cache_name: cache})
+                logits: torch.Tensor = out.logits[0, -rows:]
+                values: Float32 = logits.float().cpu().numpy()
+                return values
+        except GptOssError:
+            raise
+        except Exception as error:  # a model's own failure ends one request, not the process
+            raise BackendError(f"{self.name} failed while computing: {error}") from error
 
     def _take(self, prompt: Sequence[int]) -> tuple[Any, int]:
         """A cache and how many of the prompt's tokens it holds: a kept one, cut where the two part, or a new one.

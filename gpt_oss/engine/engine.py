@@ -5,7 +5,10 @@ tokens go out through queues, from and to any thread or event loop.
 
 A step computes one token (and its draft) for every answering request, and pieces of the prompts of the others: at most
 as many prompt tokens as keep the step under `max_stall_ms` while somebody waits for the next token, shared evenly, so
-that a short prompt is never stuck behind a long one.
+that a short prompt is never stuck after a long one.
+
+A prompt that is scored is read without the prefix cache, in pieces that are bounded because every token of them has a
+row of logits. Rows are handed out as scores in the step that computes them; nothing keeps them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from gpt_oss.errors import BackendError, CapacityError, ContextOverflowError, Gp
 from gpt_oss.params import SamplingParams
 
 Clock = Callable[[], float]
-Event = SampledToken | GptOssError
+Event = SampledToken | GptOssError | None  # None: nothing was to be computed
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,15 @@ class Request:
     cancelled: threading.Event = field(default_factory=threading.Event)
     lease: Lease | None = None  # None: waiting
     cached_tokens: int = 0
+    scored: int | None = (
+        None  # None: an answer is wanted; else how many of the prompt's tokens after the first have one
+    )
+
+    @property
+    def left(self) -> int:
+        """How many tokens are there to be computed. Where a prompt is scored, nothing is to follow its last one."""
+        assert self.lease is not None
+        return len(self.tokens) - self.lease.computed - (self.scored is not None)
 
     @property
     def answered(self) -> int:
@@ -117,10 +129,21 @@ class Work:
     @property
     def samples(self) -> bool:
         lease = self.request.lease
-        return lease is not None and lease.computed + self.count == len(self.request.tokens)
+        whole = lease is not None and lease.computed + self.count == len(self.request.tokens)
+        return whole and self.request.scored is None
+
+    @property
+    def rows(self) -> int:
+        """How many of its last positions need logits."""
+        request = self.request
+        if request.scored is None:
+            return 1 + len(self.draft) if self.samples else 0
+        assert request.lease is not None
+        return min(self.count, max(0, request.lease.computed + self.count - request.scored))
 
 
 FEW_TOKENS = 16  # of a step, up to which more tokens cost little and results do not depend on their number
+SCORED_TOKENS = 128  # of prompts that are scored, in a step: a row of logits of 201,088 tokens is 0.8 MB
 PROMPT_QUANTUM = 64  # prompts are cut at multiples of this, so that the pieces do not depend on timing in detail
 
 
@@ -158,11 +181,24 @@ class Engine:
     # From any thread
 
     def generate_sync(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[SampledToken]:
+        return self._stream_sync(prompt, params, scores=False)
+
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[SampledToken]:
+        return self._stream(prompt, params, scores=False)
+
+    def score_sync(self, prompt: Sequence[int], top: int) -> Iterator[SampledToken]:
+        """See base.Scorer."""
+        return self._stream_sync(prompt, SamplingParams(logprobs=top), scores=True)
+
+    def score(self, prompt: Sequence[int], top: int) -> AsyncIterator[SampledToken]:
+        """See base.Scorer."""
+        return self._stream(prompt, SamplingParams(logprobs=top), scores=True)
+
+    def _stream_sync(self, prompt: Sequence[int], params: SamplingParams, *, scores: bool) -> Iterator[SampledToken]:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        request = self._submit(prompt, params, events.put)
+        request = self._submit(prompt, params, events.put, scores=scores)
         try:
-            while True:
-                event = events.get()
+            while (event := events.get()) is not None:
                 if isinstance(event, GptOssError):
                     raise event
                 yield event
@@ -171,7 +207,9 @@ class Engine:
         finally:
             request.cancelled.set()
 
-    async def generate(self, prompt: Sequence[int], params: SamplingParams) -> AsyncIterator[SampledToken]:
+    async def _stream(
+        self, prompt: Sequence[int], params: SamplingParams, *, scores: bool
+    ) -> AsyncIterator[SampledToken]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -179,10 +217,9 @@ class Engine:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        request = self._submit(prompt, params, emit)
+        request = self._submit(prompt, params, emit, scores=scores)
         try:
-            while True:
-                event = await events.get()
+            while (event := await events.get()) is not None:
                 if isinstance(event, GptOssError):
                     raise event
                 yield event
@@ -211,7 +248,9 @@ class Engine:
         self._thread.join()
         self.model.close()
 
-    def _submit(self, prompt: Sequence[int], params: SamplingParams, emit: Callable[[Event], None]) -> Request:
+    def _submit(
+        self, prompt: Sequence[int], params: SamplingParams, emit: Callable[[Event], None], *, scores: bool
+    ) -> Request:
         tokens = [int(token) for token in prompt]
         vocab = self.model.config.vocab_size
         if not tokens:
@@ -219,9 +258,9 @@ class Engine:
         bad = next((token for token in tokens if not 0 <= token < vocab), None)
         if bad is not None:
             raise ParameterError(f"the prompt has token {bad}, and the model's vocabulary is 0 to {vocab - 1}")
-        if len(tokens) >= self.context_tokens:
-            raise ContextOverflowError.of(len(tokens), self.context_tokens)
         room = self.context_tokens - len(tokens)
+        if room < (0 if scores else 1):
+            raise ContextOverflowError.of(len(tokens), self.context_tokens)
         request = Request(
             tokens,
             len(tokens),
@@ -229,7 +268,11 @@ class Engine:
             Sampler(params, self.model.config.usable_vocab_size),
             emit,
             Drafter() if self.config.speculate else None,
+            scored=0 if scores else None,
         )
+        if scores and len(tokens) == 1:
+            emit(None)
+            return request
         with self._lock:
             if self._closed:
                 raise BackendError(f"{self.name} is closed")
@@ -281,13 +324,15 @@ class Engine:
         """Waiting requests start in their order, as long as they fit beside those that run and will grow."""
         while self._waiting and len(self._running) < self.config.max_running:
             request = self._waiting[0]
-            lease = self._cache.open(request.tokens)
+            # Positions that are cached have no logits any more, and every token that has no score yet needs some.
+            known = request.tokens if request.scored is None else request.tokens[: request.scored + 1]
+            lease = self._cache.open(known)
             if self._running and not self._cache.has_room(lease, len(request.tokens), spare=2 * len(self._running)):
                 self._cache.close(lease)
                 return
             self._waiting.popleft()
             request.lease = lease
-            if request.answered == 0:  # not one that was preempted
+            if request.answered == 0 and not request.scored:  # not one that was preempted
                 request.cached_tokens = lease.computed
                 self._counters.prompt_tokens += request.prompt_length
                 self._counters.cached_tokens += lease.computed
@@ -316,7 +361,7 @@ class Engine:
 
     def _plan(self) -> list[Work]:
         """One token for those who answer, with a draft while few do, and a share of the step for each prompt."""
-        answering = [r for r in self._running if r.lease is not None and len(r.tokens) - r.lease.computed == 1]
+        answering = [r for r in self._running if r.scored is None and r.left == 1]
         reading = [r for r in self._running if r not in answering]
         work = []
         for request in answering:
@@ -329,20 +374,30 @@ class Engine:
             self._turn += 1
             start = self._turn % len(reading)
             reading = reading[start:] + reading[:start]
-            budget = self._prompt_budget(waited_for=bool(answering))
-            for index, request in enumerate(reading):
-                assert request.lease is not None
-                share = max(PROMPT_QUANTUM, budget // (len(reading) - index))
-                left = len(request.tokens) - request.lease.computed
-                end = request.lease.computed + min(share, left)
-                if share < left:  # cut where the next piece starts at a multiple
-                    end -= end % PROMPT_QUANTUM if end % PROMPT_QUANTUM < end - request.lease.computed else 0
-                count = end - request.lease.computed
-                work.append(Work(request, count))
-                budget -= count
-                if budget < PROMPT_QUANTUM:
-                    break
+            work += self._pieces(reading, waited_for=bool(answering))
         return work
+
+    def _pieces(self, reading: Sequence[Request], *, waited_for: bool) -> Iterator[Work]:
+        """What one step reads of these prompts."""
+        budget = self._prompt_budget(waited_for=waited_for)
+        to_score = PROMPT_QUANTUM if waited_for else SCORED_TOKENS
+        for index, request in enumerate(reading):
+            assert request.lease is not None
+            share = max(PROMPT_QUANTUM, budget // (len(reading) - index))
+            if request.scored is not None:
+                share = min(share, to_score)
+                to_score -= min(share, request.left)
+                if share == 0:
+                    continue
+            left = request.left
+            end = request.lease.computed + min(share, left)
+            if share < left:  # cut where the next piece starts at a multiple
+                end -= end % PROMPT_QUANTUM if end % PROMPT_QUANTUM < end - request.lease.computed else 0
+            count = end - request.lease.computed
+            yield Work(request, count)
+            budget -= count
+            if budget < PROMPT_QUANTUM:
+                return
 
     def _prompt_budget(self, *, waited_for: bool) -> int:
         most = self.config.max_prompt_tokens
@@ -401,9 +456,8 @@ class Engine:
         position = lease.computed
         tokens = [*item.request.tokens[position : position + item.count], *item.draft]
         blocks, window_blocks = self._cache.tables(lease, position, position + len(tokens))
-        rows = 1 + len(item.draft) if item.samples else 0
         draw = item.request.sampler.draw
-        return Chunk(np.array(tokens, np.int32), position, blocks, window_blocks, rows, draw)
+        return Chunk(np.array(tokens, np.int32), position, blocks, window_blocks, item.rows, draw)
 
     def _sample(self, work: Sequence[Work], logits: Logits) -> None:
         row = 0
@@ -411,6 +465,9 @@ class Engine:
             request, samples = item.request, item.samples
             assert request.lease is not None
             computed = request.lease.computed + item.count
+            if request.scored is not None:
+                row += self._hand_out_scores(item, logits, row)
+                continue
             if not samples:
                 self._cache.advance(request.lease, request.tokens, computed, request.prompt_length)
                 continue
@@ -429,6 +486,22 @@ class Engine:
             self._cache.advance(request.lease, request.tokens, computed + accepted, request.prompt_length)
             if reason is not None:
                 self._finish(request, None)
+
+    def _hand_out_scores(self, item: Work, logits: Logits, row: int) -> int:
+        """Scores of the tokens after those that were computed, and how many rows, from `row` on, they took."""
+        request, rows = item.request, item.rows
+        assert request.lease is not None
+        computed = request.lease.computed + item.count
+        self._cache.advance(request.lease, request.tokens, computed, request.prompt_length)
+        values = logits.numpy()[row : row + rows] if rows else ()
+        for place, each in enumerate(values, computed - rows + 1):
+            token = request.sampler.score(each, request.tokens[place])
+            is_last = place + 1 == len(request.tokens)
+            request.scored = place
+            request.emit(replace(token, finish_reason="length") if is_last else token)
+        if request.left == 0:
+            self._finish(request, None)
+        return rows
 
     def _deliver(self, request: Request, logits: Logits, row: int) -> Literal["stop", "length"] | None:
         """Draw the request's next token from a row and hand it out; the reason when it was the last."""

@@ -72,6 +72,10 @@ class Sampler:
             return None
         return "stop" if self._grammar is None or self._grammar.whole else "length"
 
+    def score(self, row: Float32, token: int) -> SampledToken:
+        """A token that is there already, as though it had been drawn from a row of logits; nothing is remembered."""
+        return SampledToken(token, *log_probabilities(row[: self._usable], token, self.params.logprobs or 0))
+
     def _draw(self, values: Float32, position: int) -> int:
         params = self.params
         values = self._edited(values)
@@ -142,12 +146,17 @@ def nucleus(values: Float32, ids: Ids, params: SamplingParams) -> Ids:
 
 
 def log_probabilities(values: Float32, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The token's log probability at temperature 1 and the `top` likeliest tokens with theirs, likeliest first."""
+    """The token's log probability at temperature 1, minus infinity for one that has no logit, and the `top` likeliest
+    tokens with theirs, likeliest first."""
     greatest = values.max()
-    log_sum = float(greatest) + float(np.log(np.exp((values - greatest).astype(np.float64)).sum()))
-    if top == 0:
-        return float(values[token]) - log_sum, ()
-    top = min(top, len(values))
-    likeliest = np.argpartition(-values, top - 1)[:top]
-    likeliest = likeliest[np.lexsort((likeliest, -values[likeliest]))]
-    return float(values[token]) - log_sum, tuple((int(i), float(values[i]) - log_sum) for i in likeliest)
+    log_sum = float(greatest) + float(np.log(np.exp(values - greatest).sum(dtype=np.float64)))
+    own = float(values[token]) - log_sum if token < len(values) else -np.inf
+    return own, tuple((int(i), float(values[i]) - log_sum) for i in _likeliest(values, min(top, len(values))))
+
+
+def _likeliest(values: Float32, count: int) -> Ids:
+    """The ids of so many of the greatest values, the greatest first."""
+    if count <= 1:
+        return np.array([values.argmax()][:count], np.int64)
+    ids = np.argpartition(-values, count - 1)[:count]
+    return ids[np.lexsort((ids, -values[ids]))]

@@ -357,7 +357,7 @@ def formats_of(response_format: Any, where: str) -> list[ResponseFormat]:
             return []
         case "json_object" if isinstance(response_format.get("schema"), dict):  # as llama.cpp's clients send it
             check_schema(response_format["schema"], f"{where}.schema")
-            return [ResponseFormat("json_object", response_format["schema"])]
+            return [ResponseFormat("json_object", response_format["schema"], where=f"{where}.schema")]
         case "json_object":
             return [ResponseFormat("json_object", {"type": "object"}, "Any JSON object.")]
         case "json_schema":
@@ -367,7 +367,9 @@ def formats_of(response_format: Any, where: str) -> list[ResponseFormat]:
             schema = needed(response_format, "schema", OBJECT, where)
             check_schema(schema, f"{where}.schema")
             name = optional(response_format, "name", STRING, where) or "response"
-            return [ResponseFormat(name, schema, optional(response_format, "description", STRING, where))]
+            description = optional(response_format, "description", STRING, where)
+            strict = response_format.get("strict") is True
+            return [ResponseFormat(name, schema, description, strict, f"{where}.schema")]
     raise HarmonyError(
         f"{where}.type must be text, json_object or json_schema, not {shown(kind)}", field=f"{where}.type"
     )

@@ -25,11 +25,17 @@ CONSTRAIN_MARK = "<|constrain|>"
 
 @dataclass(frozen=True)
 class ResponseFormat:
-    """A schema that the final answer shall follow: a section at the end of the developer message."""
+    """A schema that the final answer shall follow: a section at the end of the developer message.
+
+    strict: the client was promised that the answer follows it.
+    where: its place in the request, for errors.
+    """
 
     name: str
     schema: Mapping[str, Any]
     description: str | None = None
+    strict: bool = False
+    where: str = "response_schema"
 
 
 @dataclass(frozen=True)

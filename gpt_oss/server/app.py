@@ -13,9 +13,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from gpt_oss import __version__
-from gpt_oss.server import completions, docs_page, models, page, page_api
+from gpt_oss.server import docs_page, models, page, page_api
+from gpt_oss.server.apis import tokenizer
 from gpt_oss.server.apis.anthropic import routes as anthropic
 from gpt_oss.server.apis.chat import routes as chat
+from gpt_oss.server.apis.completions import routes as completions
 from gpt_oss.server.apis.ollama import routes as ollama
 from gpt_oss.server.apis.responses import conversations
 from gpt_oss.server.apis.responses import routes as responses
@@ -52,7 +54,7 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
     app.state.service = service
     for router in (chat.router, responses.router, responses_socket.router, conversations.router, completions.router):
         app.include_router(router)
-    for router in (anthropic.router, models.router, docs_page.router, page_api.router):
+    for router in (tokenizer.router, anthropic.router, models.router, docs_page.router, page_api.router):
         app.include_router(router)
     app.include_router(page.page_router(to_programs=OLLAMA_SAYS if options.ollama else None))
     if options.ollama:

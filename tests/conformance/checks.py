@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from statistics import median
 
 import pytest
 
-from gpt_oss.backends.base import SampledToken, TokenGenerator
+from gpt_oss.backends.base import SampledToken, TokenGenerator, scorer_of
 from gpt_oss.errors import ContextOverflowError, ParameterError
 from gpt_oss.params import SamplingParams
 from gpt_oss.vocabulary import END, decode
@@ -93,6 +94,22 @@ def logprobs(subject: Subject, opened: Opened, bench: Bench) -> None:
         assert [i for i, _ in token.top_logprobs][: len(likely)] == [i for i, _ in likely]
 
 
+def scores(subject: Subject, opened: Opened, bench: Bench) -> None:
+    """A prompt's tokens have the log probabilities that they had when they were drawn, and that the reference gives."""
+    params = replace(GREEDY, max_tokens=6, logprobs=3)
+    drawn = bench.reference.answer(bench.prompts[0], params)
+    prompt = [*bench.prompts[0], *ids(drawn)]
+    tokens = list(scorer_of(opened.generator).score_sync(prompt, 3))
+    assert ids(tokens) == prompt[1:]
+    assert [token.finish_reason for token in tokens] == [None] * (len(tokens) - 1) + ["length"]
+    reference = scorer_of(bench.engine).score_sync(prompt, 3)
+    errors = [abs((ours.logprob or 0) - (its.logprob or 0)) for ours, its in zip(tokens, reference, strict=True)]
+    assert median(errors) < 0.05  # what nobody would have said is off by more than that
+    for token, before in zip(tokens[-6:], drawn, strict=True):
+        assert token.logprob == pytest.approx(before.logprob, abs=0.05)
+        assert token.top_logprobs[0] == (token.id, token.logprob)
+
+
 def refused(subject: Subject, opened: Opened, bench: Bench) -> None:
     """What it does not offer is refused, not ignored."""
     asked = {
@@ -108,6 +125,9 @@ def refused(subject: Subject, opened: Opened, bench: Bench) -> None:
         if feature not in subject.features:
             with pytest.raises(ParameterError, match=r"takes no (top_)?" + feature.removeprefix("top_")):
                 answer(opened.generator, bench.prompts[0], replace(params, max_tokens=2))
+    if not subject.scores:
+        with pytest.raises(ParameterError, match="cannot score a prompt"):
+            scorer_of(opened.generator)
     if not subject.grammar:
         with pytest.raises(ParameterError, match="grammar"):
             answer(opened.generator, bench.prompts[0], replace(GREEDY, grammar=_no_grammar))
@@ -171,6 +191,7 @@ CHECKS = (
     Check("stop", "stop tokens", stop),
     Check("seeds", "seeds", seeds, lambda subject: "seed" in subject.features),
     Check("logprobs", "logprobs", logprobs, lambda subject: "top_logprobs" in subject.features),
+    Check("scores", "scores prompts", scores, lambda subject: subject.scores),
     Check("bias", "logit bias", bias, lambda subject: "logit_bias" in subject.features),
     Check("refused", "refuses the rest", refused, lambda subject: subject.name != "scripted"),
     Check("cancel", "cancel", cancel),

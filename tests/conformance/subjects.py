@@ -98,13 +98,22 @@ class Opened:
 
 @dataclass(frozen=True)
 class Subject:
-    """features: what of SamplingParams it offers. grammar: a decode-time grammar. same_draws: a seed gives the cpu
-    engine's tokens. tokens: how ids come back. real: an original, not a server of ours. missing: why it cannot run."""
+    """A backend, and what it is said to offer.
+
+    features: what of SamplingParams.
+    grammar: a decode-time grammar.
+    scores: log probabilities of a prompt.
+    same_draws: a seed gives the cpu engine's tokens.
+    tokens: how ids come back.
+    real: an original, not a server of ours.
+    missing: why it cannot run.
+    """
 
     name: str
     open: Callable[[Bench, ExitStack], Opened]
     features: frozenset[Feature] = EVERYTHING
     grammar: bool = False
+    scores: bool = False
     same_draws: bool = True
     tokens: str = "ids"
     real: bool = True
@@ -218,12 +227,16 @@ def _no_vllm() -> str | None:
 HIDDEN: Mapping[str, Any] = {"features": frozenset(("top_k", "min_p", "seed")), "real": False}
 
 SUBJECTS = (
-    Subject("cpu", _loaded("cpu"), grammar=True),
-    Subject("torch", _loaded("torch", precision="float32"), grammar=True, missing=_without("torch")),
-    Subject("triton", _loaded("triton"), grammar=True, same_draws=False, missing=_no_gpu),
-    Subject("metal", _loaded("metal", precision="float32"), grammar=True, missing=_without("mlx")),
+    Subject("cpu", _loaded("cpu"), grammar=True, scores=True),
+    Subject("torch", _loaded("torch", precision="float32"), grammar=True, scores=True, missing=_without("torch")),
+    Subject("triton", _loaded("triton"), grammar=True, scores=True, same_draws=False, missing=_no_gpu),
+    Subject("metal", _loaded("metal", precision="float32"), grammar=True, scores=True, missing=_without("mlx")),
     Subject(
-        "transformers", _loaded("transformers", precision="float32"), grammar=True, missing=_without("transformers")
+        "transformers",
+        _loaded("transformers", precision="float32"),
+        grammar=True,
+        scores=True,
+        missing=_without("transformers"),
     ),
     Subject("vllm, in process", _loaded("vllm"), same_draws=False, missing=_no_vllm),
     Subject("vllm, served", _remote(vllm_server, backend="vllm"), real=False),

@@ -236,3 +236,11 @@ def test_log_probabilities_are_of_the_models_own_distribution() -> None:
 def test_parameters_out_of_range_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ParameterError, match=next(iter(bad))):
         SamplingParams(**bad)  # type: ignore[arg-type]
+
+
+def test_a_token_without_a_logit_is_never_drawn() -> None:
+    values = np.array([1, 2, 3, 4], np.float32)
+    assert log_probabilities(values, 4, 0) == (-np.inf, ())
+    scored = Sampler(SamplingParams(logprobs=1), 3).score(values, 3)
+    assert scored.logprob == -np.inf
+    assert scored.top_logprobs[0][0] == 2

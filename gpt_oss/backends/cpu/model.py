@@ -30,14 +30,17 @@ class CpuLogits:
         self._model = model
         self._step = model.step
         self._rows = rows
+        self._computed: Float32 | None = None
 
     def __len__(self) -> int:
         return self._rows
 
     def numpy(self) -> Float32:
-        out = np.empty((self._rows, self._model.config.vocab_size), np.float32)
-        self._native().logits(out)
-        return out
+        native = self._native()
+        if self._computed is None:
+            self._computed = np.empty((self._rows, self._model.config.vocab_size), np.float32)
+            native.logits(self._computed)
+        return self._computed
 
     def sample(self, row: int, temperature: float, seed: int, position: int) -> int:
         """See backends/base.py, `SamplesItself`. The logits are those of exact precision, whatever the model's: in

@@ -94,6 +94,7 @@ def ask_of(
             current_date=today or datetime.date.today().isoformat(),
             built_in=tools.namespaces,
         )
+        warnings = tools.left_out(formats)
         params_of = partial(sampling_params, fields, max_tokens=max_tokens, logprobs=logprobs)
         first = params_of(grammar=tools.first_grammar(choice, formats))
         later: tuple[SamplingParams, ...] = ()
@@ -113,4 +114,5 @@ def ask_of(
         TurnLimits(tokens=max_tokens, drop_oldest=drop_oldest),
         tuple(formats),
         tuple(stop_texts),
+        warnings,
     )

@@ -18,3 +18,14 @@ def logprob_of(token: SampledToken) -> dict[str, Any]:
 def _token(identifier: int, logprob: float) -> dict[str, Any]:
     raw = token_bytes(identifier)
     return {"token": raw.decode(errors="replace"), "logprob": max(logprob, LEAST), "bytes": list(raw)}
+
+
+def shown(token: int, *, as_ids: bool = False) -> str:
+    """The name that a token has in lists."""
+    if as_ids:
+        return f"token_id:{token}"
+    raw = token_bytes(token)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -15,6 +15,7 @@ from openai_harmony import ToolDescription, ToolNamespaceConfig
 
 from gpt_oss.errors import ParameterError
 from gpt_oss.harmony.aliases import Aliases
+from gpt_oss.harmony.enforce import enforceable
 from gpt_oss.harmony.grammar import FunctionSchema, answer_grammar, can_follow
 from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.harmony.schema import check_schema
@@ -46,6 +47,7 @@ class ToolSpec:
     server: the label of the MCP server that runs it.
     runs: what runs it here; None where the client does.
     where: its place in the request, for errors.
+    schema_where: that of its schema.
     flat: its name without a group, unique in the set.
     """
 
@@ -60,6 +62,7 @@ class ToolSpec:
     server: str | None = None
     runs: FunctionTool | None = None
     where: str = "tools"
+    schema_where: str = ""
     flat: str = ""
 
     @property
@@ -84,6 +87,7 @@ def function_spec(tool: Fields, *, schema_in: str = "parameters", **more: Any) -
         parameters=None if schema is None else schema.value,
         strict=None if tool["strict"] is None else bool(tool["strict"]),
         where=tool.where,
+        schema_where=tool.at(schema_in),
         **more,
     )
 
@@ -232,6 +236,19 @@ class ToolSet:
 
     # Grammars
 
+    def left_out(self, formats: Sequence[ResponseFormat]) -> tuple[str, ...]:
+        """What of the schemas is not held to, a sentence each.
+
+        Raises HarmonyError where a client was promised that all of one is.
+        """
+        held = [
+            enforceable(spec.parameters, spec.schema_where or spec.where, strict=spec.strict is True)
+            for spec in self.specs
+            if spec.parameters is not None and spec.syntax == "json" and spec.is_strict
+        ]
+        held += [enforceable(each.schema, each.where, strict=each.strict) for each in formats]
+        return tuple(f"not enforced: {place}" for each in held for place in each.left_out)
+
     def first_grammar(self, choice: Choice, formats: Sequence[ResponseFormat]) -> MakeGrammar | None:
         """What the model is held to in the first round; None where there is nothing. Raises HarmonyError."""
         of = choice.of if choice.of in self.recipients else self.in_prompt(choice.of)
@@ -264,14 +281,15 @@ class ToolSet:
             builtin=builtin,
             tool_choice=of,
             response_schema=formats[0].schema if formats else None,
+            response_where=formats[0].where if formats else "response_schema",
             strict=frozenset(self.in_prompt(spec.flat) for spec in able if spec.is_strict),
         )
 
     def _schema(self, spec: ToolSpec) -> FunctionSchema:
         name = self.in_prompt(spec.flat)
         if spec.syntax == "json":
-            return FunctionSchema(name, spec.parameters)
-        return FunctionSchema(name, None, spec.syntax, spec.definition)
+            return FunctionSchema(name, spec.parameters, where=spec.schema_where)
+        return FunctionSchema(name, None, spec.syntax, spec.definition, where=f"{spec.where}.format")
 
 
 NO_TOOLS = ToolSet()

@@ -15,10 +15,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from gpt_oss.events import Usage
 from gpt_oss.server.apis.ollama.read import OllamaOptions, OllamaRequest, read_conversation
 from gpt_oss.server.apis.ollama.write import Clock, LineWriter
-from gpt_oss.server.completions import Continuation
 from gpt_oss.server.core.answer import Answer, parts_of
 from gpt_oss.server.core.ask import Ask
 from gpt_oss.server.core.body import Json, read_json
+from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.core.errors import RequestError, Shape, as_response
 from gpt_oss.server.core.sampling import sampling_params, stop_texts
 from gpt_oss.server.core.stream import line, merged, streamed, warning_headers, whole
