@@ -52,6 +52,8 @@ AS_RELEASED = SamplingParams()
 # have to go: well below, so that the next turns find the same beginning and thus its cache.
 ANSWER_SHARE = 1 / 8
 KEPT_SHARE = 5 / 8
+AT_ONCE = 100_000  # characters: encoding them takes some ten milliseconds
+LONGEST_TOKEN = 128  # characters; no token of the vocabulary is longer
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Turn:
     async def _run(self) -> AsyncGenerator[Event, None]:
         try:
             for number in range(self._limits.rounds):
-                prompt, trimmed = self._prompt(number)
+                prompt, trimmed = await self._prompt_of_round(number)
                 if trimmed:
                     yield trimmed
                 if prompt is None:
@@ -160,6 +162,17 @@ class Turn:
         return TurnDone(reason, tuple(self.messages), self.usage, tuple(self._waiting))
 
     # The prompt
+
+    async def _prompt_of_round(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
+        """See `_prompt`; a long one is encoded on a thread, so that other turns go on meanwhile."""
+        size = sum(len(_text(message)) for message in (*self._history, *self.messages))
+        if size <= AT_ONCE:
+            return self._prompt(number)
+        if number == 0 and not self._limits.drop_oldest:
+            least = size // LONGEST_TOKEN
+            if least >= self._generator.context_tokens:  # whatever its tokens are
+                raise ContextOverflowError.of(least, self._generator.context_tokens)
+        return await asyncio.to_thread(self._prompt, number)
 
     def _prompt(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
         """The next round's tokens, without as many of the oldest turns as have to go; None where that does not help."""
@@ -394,6 +407,12 @@ def split_turns(history: Sequence[AnyMessage]) -> tuple[list[AnyMessage], list[l
 
 def _role(message: AnyMessage) -> str:
     return message.header.role if isinstance(message, ParsedMessage) else str(message.author.role.value)
+
+
+def _text(message: AnyMessage) -> str:
+    if isinstance(message, ParsedMessage):
+        return message.content
+    return "".join(content.text for content in message.content if isinstance(content, TextContent))
 
 
 def _least(a: int | None, b: int | None) -> int | None:

@@ -462,3 +462,100 @@ def test_custom_tools_of_chat_completions(scripted: Scripted) -> None:
     ]
     client.chat.completions.create(model="x", messages=history, tools=[tool])
     assert "to=functions.patch<|message|>some text<|call|><|start|>functions.patch" in prompt_of(live)
+
+
+# ---- schemas --------------------------------------------------------------------------------------------------------
+
+ODD_SCHEMA: dict[str, Any] = {
+    "$schema": "http://example.org/some/other",
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "format": "city-name", "required": True, "examples": "Oslo"},
+        "days": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        "more": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "rest": {"type": "object", "propertyNames": {"pattern": "^x"}, "if": {}, "then": {}},
+    },
+    "required": ["city"],
+    "not": {"required": ["never"]},
+}
+
+
+@each_conversation
+def test_schemas_as_generators_write_them_are_accepted(scripted: Scripted, api: Api) -> None:
+    live = start(scripted, CALL)
+    answer = api.ask(live.url, [ASK], schema=ODD_SCHEMA)
+    assert (answer.status, answer.calls) == (200, (("get_weather", '{"city": "Oslo"}'),))
+    assert "uniqueItems" in answer.headers["warning"]
+    assert answer.headers["warning"].startswith('299 gpt-oss "not enforced: ')
+
+
+@each_conversation
+def test_what_strict_promises_and_cannot_keep_is_refused_by_name(scripted: Scripted, api: Api) -> None:
+    live = start(scripted, CALL)
+    body = api.body([ASK], schema=ODD_SCHEMA)
+    (tool,) = body["tools"]
+    (tool.get("function") or tool)["strict"] = True
+    answer = api.post(live.url, body)
+    assert answer.status == 400
+    assert "strict" in api.error_of(answer.body)
+
+
+FORMATS: dict[str, Any] = {
+    "chat": lambda schema: {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}},
+    "responses": lambda schema: {"text": {"format": {"type": "json_schema", "name": "a", "schema": schema}}},
+    "anthropic": lambda schema: {"output_config": {"format": {"type": "json_schema", "schema": schema}}},
+    "ollama": lambda schema: {"format": schema},
+}
+
+
+@each_conversation
+def test_a_schema_that_nothing_can_meet_is_refused(scripted: Scripted, api: Api) -> None:
+    live = start(scripted, ANSWER)
+    unmet = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "patternProperties": {"^a$": {"type": "string"}},
+        "required": ["a"],
+    }
+    answer = api.ask(live.url, [ASK], schema=None, **FORMATS[api.name](unmet))
+    assert answer.status == 400
+    assert api.error_of(answer.body)
+
+
+@each_conversation
+def test_an_answer_that_ends_well_parses(babbling: Live, api: Api) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"type": "integer"}, "ok": {"type": "boolean"}},
+        "required": ["name", "n", "ok"],
+        "additionalProperties": False,
+    }
+    with serving(babbling.generator, ServerOptions(ollama=True)) as live:
+        for seed in range(4):
+            more = {"options": {"seed": seed, "num_predict": 400}} if api is OLLAMA else {api.max_field: 400}
+            more |= {"seed": seed} if api is CHAT else {}
+            answer = api.ask(live.url, [ASK], schema=None, **FORMATS[api.name](schema), **more)
+            assert answer.status == 200
+            if answer.end == api.stop_end:
+                assert set(json.loads(answer.text)) == {"name", "n", "ok"}
+            else:
+                assert answer.end == api.length_end
+
+
+def test_json_object_with_a_schema_is_held_to_it(scripted: Scripted) -> None:
+    live = start(scripted, FINAL)
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+    CHAT.ask(live.url, [ASK], schema=None, response_format={"type": "json_object", "schema": schema})
+    make = live.generator.calls[-1].params.grammar
+    assert allows(make, '<|channel|>final<|message|>{"a": 1}<|return|>')
+    assert not allows(make, '<|channel|>final<|message|>{"b": 1}<|return|>')
+
+
+def allows(make: Any, text: str) -> bool:
+    grammar = make()
+    for token in encode_with_special(text):
+        mask = grammar.mask()
+        if not mask[token // 32] >> token % 32 & 1:
+            return False
+        grammar.accept(token)
+    return True
