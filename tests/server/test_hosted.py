@@ -106,7 +106,7 @@ async def test_a_stream_that_a_stopped_server_left_ends_all_the_same(tmp_path: P
 def test_strictness_that_is_not_said_is_as_far_as_it_goes(scripted: Scripted) -> None:
     """As OpenAI has it: a schema is followed where it can be; `false` is any object."""
     free = {key: value for key, value in TOOL.items() if key != "strict"}
-    strange = {"type": "object", "properties": {"a": {"not": {}}}}
+    strange = {"type": "object", "properties": {"a": {"not": {}}}, "required": ["a"]}  # which nothing can meet
     wrong = CALL.replace('{"city": "Oslo"}', '{"town": 1}')
     for tool, allowed in ((free, False), ({**free, "strict": False}, True), ({**free, "parameters": strange}, True)):
         (params,) = rounds(scripted(ANSWER), tools=[tool])
