@@ -1,1 +1,1 @@
-"""HTTP: an OpenAI-compatible server. inbound (a request to a plan) and outbound (events to what is sent) are pure."""
+"""HTTP: a server that OpenAI's, Anthropic's and Ollama's clients live on. core/ is what its APIs share, apis/ are they."""
