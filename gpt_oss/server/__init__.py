@@ -1,1 +1,1 @@
-"""HTTP: a server that OpenAI's, Anthropic's and Ollama's clients live on. core/ is what its APIs share, apis/ are they."""
+"""HTTP: a server that OpenAI's, Anthropic's and Ollama's clients live on. core/ is what its APIs share."""

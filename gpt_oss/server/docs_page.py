@@ -86,4 +86,4 @@ for (const [path, methods] of Object.entries(paths)) {
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    return HTMLResponse(PAGE)
+    return HTMLResponse(PAGE, headers={"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"})

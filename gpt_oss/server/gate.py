@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import time
 import uuid
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -31,6 +34,7 @@ class ServerOptions:
     origins: of web pages that may ask.
     ollama: whether its API is there as well.
     log_prompts: requests' bodies go into the log.
+    hosts: the names by which the server may be asked, in lower case and without a port; None for any.
     """
 
     largest_body: int = 32 << 20
@@ -38,6 +42,7 @@ class ServerOptions:
     origins: tuple[str, ...] = ()
     ollama: bool = False
     log_prompts: bool = False
+    hosts: frozenset[str] | None = None
 
 
 class Gate:
@@ -47,6 +52,7 @@ class Gate:
         self._app = app
         self._service = service
         self._options = options
+        self._guesses = Guesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -54,7 +60,9 @@ class Gate:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         passage = _Passage(scope, headers, receive, send, self._options)
-        refused = self._refusal(scope["path"], headers)
+        refused = self._refusal(scope, headers)
+        if refused is not None and refused.status == 401:
+            await self._guesses.slow_down(address_of(scope))
         if scope["type"] == "websocket":
             await self._open_socket(passage, refused)
         else:
@@ -62,7 +70,7 @@ class Gate:
 
     async def _open_socket(self, passage: _Passage, refused: RequestError | None) -> None:
         state = "opened" if refused is None else refused
-        log.info("%s WebSocket %s %s", passage.identity, passage.scope["path"], state)
+        log.info("%s WebSocket %s %s", passage.identity, one_line(passage.scope["path"]), one_line(str(state)))
         if refused is None:
             await self._app(passage.scope, passage.receive, passage.send)
             return
@@ -86,26 +94,36 @@ class Gate:
             if not passage.begun:
                 raise
         except BaseException as error:  # a library's panic, which no handler inside takes
-            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            log.error("%s %s failed", scope["method"], one_line(scope["path"]), exc_info=error)
             await passage.refuse(error)
         finally:
             known = route_of(scope)
             self._service.runner.metrics.requests.labels(known, str(passage.status)).inc()
             milliseconds = round(1000 * (time.monotonic() - started))
-            log.info(
-                "%s %s %s %s %d ms", passage.identity, scope["method"], scope["path"], passage.status, milliseconds
-            )
+            path = one_line(scope["path"])
+            log.info("%s %s %s %s %d ms", passage.identity, scope["method"], path, passage.status, milliseconds)
 
-    def _refusal(self, path: str, headers: dict[str, str]) -> RequestError | None:
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> RequestError | None:
+        path = scope["path"]
+        keys = self._service.keys
+        if not keys and not self._is_known(headers.get("host", "")):
+            # A page of a foreign name that leads here has the same rights as ours, but no key.
+            name = one_line(headers.get("host", ""))[:100]
+            return RequestError(f"this server is not called {name!r}; --allow-host says otherwise", status=403)
         origin = headers.get("origin")
         if origin is not None and not self._may_ask(origin, headers.get("host", "")):
-            return RequestError(f"pages of {origin} may not ask here; --cors allows them", status=403)
-        if not self._service.keys or path in OPEN_PATHS or path.startswith(page.PREFIX):
+            return RequestError(f"pages of {one_line(origin)[:100]} may not ask here; --cors allows them", status=403)
+        if not keys or path in OPEN_PATHS or path.startswith(page.PREFIX):
             return None
-        shown = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
-        if self._service.keys.allow(shown):
+        owner = next((owner for shown in shown_keys(headers) if (owner := keys.owner(shown)) is not None), None)
+        scope.setdefault("state", {})["owner"] = owner
+        if owner is not None:
             return None
         return RequestError("a valid API key is needed", status=401, code="invalid_api_key")
+
+    def _is_known(self, host: str) -> bool:
+        """Whether a request was meant for this server, by the name that it asks for."""
+        return self._options.hosts is None or name_of(host) in self._options.hosts
 
     def _may_ask(self, origin: str, host: str) -> bool:
         """Whether a web page may: one of this server's own, or of an origin that was named. Programs have none."""
@@ -127,6 +145,81 @@ def allowed_origins(options: ServerOptions) -> str | None:
         return None
     schemes = "|".join(sorted(LOCAL_SCHEMES))
     return rf"(?:{schemes})://.*|https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d+)?"
+
+
+def shown_keys(headers: Mapping[str, str]) -> list[str]:
+    """The keys that a request shows: as a bearer token, in any case, and in `x-api-key`, which may stand next to it."""
+    scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+    shown = [token.strip()] if scheme.lower() == "bearer" else []
+    return [key for key in (*shown, headers.get("x-api-key", "").strip()) if key]
+
+
+def name_of(host: str) -> str:
+    """The name in a `Host` header, without its port and in lower case; "" for what is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def known_hosts(bound: str, more: Iterable[str] = ()) -> frozenset[str] | None:
+    """The names by which a server that listens on `bound` may be asked; more: those that the user allows.
+
+    None, for any, where "*" is among them.
+    """
+    if "*" in more:
+        return None
+    names = {"localhost", "127.0.0.1", "::1", bound.lower(), *(name.lower() for name in more)}
+    if bound in ("0.0.0.0", "::"):
+        own = socket.gethostname().lower()
+        names |= {own, f"{own}.local", *_own_addresses(own)}
+    return frozenset(names)
+
+
+def _own_addresses(name: str) -> set[str]:
+    try:
+        return {str(found[4][0]).partition("%")[0] for found in socket.getaddrinfo(name, None)}
+    except OSError:
+        return set()
+
+
+def address_of(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def one_line(text: str) -> str:
+    """Text of a client's as a log may have it: in one line, without control characters."""
+    return text.encode("unicode_escape").decode("ascii")
+
+
+class Guesses:
+    """Makes whoever shows wrong keys wait: longer with each of them, by address.
+
+    A right key is never made to wait, so that nobody is locked out by others behind the same address.
+    """
+
+    FIRST_S = 0.05
+    LONGEST_S = 5.0
+    FORGOTTEN_S = 60.0
+    MOST = 10_000  # addresses
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._wrong: dict[str, tuple[int, float]] = {}
+
+    def wait_s(self, address: str) -> float:
+        """Counts a wrong key, and gives the seconds that it has to wait for its answer."""
+        now = self._clock()
+        count, last = self._wrong.pop(address, (0, now))
+        count = 0 if now - last > self.FORGOTTEN_S else count
+        self._wrong[address] = (count + 1, now)
+        if len(self._wrong) > self.MOST:
+            self._wrong.pop(next(iter(self._wrong)))
+        return min(self.LONGEST_S, self.FIRST_S * float(2 ** min(count, 10)))
+
+    async def slow_down(self, address: str) -> None:
+        await asyncio.sleep(self.wait_s(address))
 
 
 class _TooLargeError(Exception):

@@ -31,7 +31,7 @@ def told(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     answer = told(request, error)
     if answer.status_code >= 500:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %r failed", request.method, request.url.path, exc_info=error)
     return answer
 
 

@@ -7,8 +7,10 @@ that insists on it is refused.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from gpt_oss.errors import GptOssError
 from gpt_oss.server.core.body import Fields, Json
@@ -107,7 +109,30 @@ def recipient_of(kind: str) -> str | None:
 
 
 def _is_below(url: str, allowed: str) -> bool:
-    return url == allowed or url.startswith(allowed if allowed.endswith("/") else f"{allowed}/")
+    """Whether a URL is one that is allowed, or lies below it. A command is only allowed as it is."""
+    if url == allowed:
+        return True
+    wanted, root = _parsed(url), _parsed(allowed)
+    if wanted is None or root is None or wanted[:3] != root[:3]:
+        return False
+    path = root[3] if root[3].endswith("/") else f"{root[3]}/"
+    return wanted[3] == root[3] or wanted[3].startswith(path)
+
+
+def _parsed(url: str) -> tuple[str, str, int, str] | None:
+    """(scheme, host, port, path) of a URL, with everything that is the same written the same; None for what is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    if not parts.hostname or parts.username is not None or "\\" in url or any(c.isspace() for c in url):
+        return None
+    path = unquote(parts.path) or "/"
+    if "%" in path:  # what was encoded twice means different things to different servers
+        return None
+    normal = posixpath.normpath(f"/{path.lstrip('/')}")
+    return parts.scheme, parts.hostname, port, normal
 
 
 def _headers(tool: Fields) -> dict[str, str]:
