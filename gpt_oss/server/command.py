@@ -20,9 +20,11 @@ from gpt_oss.generate import add_load_arguments, load_options
 if TYPE_CHECKING:
     from gpt_oss.server.core.hosted import Hosted
     from gpt_oss.server.gate import ServerOptions
+    from gpt_oss.server.keys import Keys
     from gpt_oss.server.service import Service
 
 OLLAMA_PORT = 11434
+KEY_VARIABLE = "GPT_OSS_API_KEY"
 log = logging.getLogger("gpt_oss.server")
 
 
@@ -38,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="default: 8000")
     parser.add_argument("--model-name", metavar="NAME", help="the name that clients see (default: the checkpoint's)")
     parser.add_argument(
-        "--api-key", action="append", default=[], metavar="KEY", help="what clients must show; repeatable"
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="what clients must show; repeatable. Others on this machine can read it in the list of processes:"
+        f" {KEY_VARIABLE} and --key-file keep it from them",
     )
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="hashes of the keys that clients may show")
     parser.add_argument("--new-key", metavar="NAME", help="add a key to --key-file, print it once, and end")
@@ -49,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="web pages that may ask; repeatable (default: none)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that this server may be asked by, where no key is needed; repeatable, * for any",
     )
     parser.add_argument(
         "--store",
@@ -122,14 +136,13 @@ def open_service(
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
     from gpt_oss.load import load
-    from gpt_oss.server.gate import ServerOptions
-    from gpt_oss.server.keys import Keys, read_keys
+    from gpt_oss.server.gate import ServerOptions, known_hosts
     from gpt_oss.server.runner import Runner
     from gpt_oss.server.service import Service
     from gpt_oss.server.state.memory import Seal
     from gpt_oss.server.state.store import Store
 
-    keys = Keys(frozenset(args.api_key), read_keys(args.key_file) if args.key_file else ())
+    keys = _keys(args)
     hosted = _hosted(args)
     store = None if args.no_store else Store(store_address(args), owner=owner, retention_days=args.retention)
     seal = Seal(seal_key or user_seal_key(args))
@@ -149,6 +162,7 @@ def open_service(
             origins=tuple(args.cors),
             ollama=args.ollama_compatible,
             log_prompts=args.log_prompts,
+            hosts=known_hosts(args.host, args.allow_host),
         )
         yield Service(runner, name, keys, store, seal, hosted=hosted), options
     finally:
@@ -215,16 +229,27 @@ def _hosted(args: argparse.Namespace) -> Hosted:
     return Hosted(web, code, tuple(args.mcp))
 
 
+def _keys(args: argparse.Namespace) -> Keys:
+    """The keys that the flags and the environment name. Raises ParameterError for an empty one."""
+    from gpt_oss.server.keys import Keys, check_plain, read_keys
+
+    plain = check_plain(args.api_key, "--api-key")
+    if KEY_VARIABLE in os.environ:
+        plain += check_plain([os.environ[KEY_VARIABLE]], KEY_VARIABLE)
+    hashed = read_keys(args.key_file) if args.key_file else ()
+    return Keys(plain, hashed, path=args.key_file)
+
+
 def _check_address(args: argparse.Namespace) -> None:
     """Raises ParameterError for an address that others can reach, without a key."""
     try:
         local = args.host == "localhost" or ipaddress.ip_address(args.host).is_loopback
     except ValueError:
         local = False
-    if not (local or args.api_key or args.key_file or args.no_key):
+    if not (local or args.api_key or args.key_file or args.no_key or KEY_VARIABLE in os.environ):
         raise ParameterError(
             f"{args.host} can be reached by others",
-            hint="Set --api-key or --key-file, or say --no-key if that is meant.",
+            hint=f"Set {KEY_VARIABLE}, --api-key or --key-file, or say --no-key if that is meant.",
         )
     if not 0 < args.port < 65536:
         raise ParameterError(f"a port is 1 to 65535, not {args.port}")

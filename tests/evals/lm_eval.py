@@ -26,11 +26,11 @@ from tests.backends.remote.live import free_port
 from tests.evals.choices import QUESTIONS, Reference, pairs, write_task
 
 TASK = "gpt_oss_choice"
-WAYS = {
-    "token ids": "tokenizer_backend=remote",
-    "token ids, 4 at a time": "tokenizer_backend=remote,num_concurrent=4",
-    "token ids, batches of 4": "tokenizer_backend=remote,batch_size=4",
-    "text": "tokenizer_backend=remote,tokenized_requests=False",
+WAYS = {  # what is added to --model_args, and how many prompts a request has
+    "token ids": ("", 1),
+    "token ids, 4 at a time": (",num_concurrent=4", 1),
+    "token ids, batches of 4": ("", 4),
+    "text": (",tokenized_requests=False", 1),
 }
 
 
@@ -89,9 +89,10 @@ def server(options: Sequence[str], log: Path) -> Iterator[str]:
 def scored(python: Path, url: str, way: str, folder: Path) -> tuple[list[tuple[float, bool]], dict[str, float]]:
     """lm-eval's log-likelihoods of all choices in order, and the figures that it reports."""
     out = folder / "out"
-    arguments = f"model=demo,base_url={url}/v1/completions,{way}"
+    more, batch = WAYS[way]
+    arguments = f"model=demo,base_url={url}/v1/completions,tokenizer_backend=remote{more}"
     command = [python, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments, "--tasks", TASK]
-    command += ["--include_path", folder, "--output_path", out, "--log_samples"]
+    command += ["--include_path", folder, "--output_path", out, "--log_samples", "--batch_size", str(batch)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
@@ -120,7 +121,7 @@ def main() -> int:
         for served in SERVED:
             with server(served.options, folder / "server.log") as url:
                 for way in served.ways:
-                    found, figures = scored(python, url, WAYS[way], folder)
+                    found, figures = scored(python, url, way, folder)
                     columns[f"{served.name}, {way}"] = found
                     furthest = max(abs(got - right) for (got, _), (right, _) in zip(found, wanted, strict=True))
                     failures += furthest > served.tolerance
