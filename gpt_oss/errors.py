@@ -55,7 +55,10 @@ class ContextOverflowError(GptOssError):
 
         tokens: of the prompt. most: that the context holds, with the answer.
         """
-        return cls(f"prompt is too long: {tokens} tokens > {most} maximum (maximum context length is {most} tokens)")
+        return cls(
+            f"prompt is too long: {tokens} tokens > {most} maximum: this model's maximum context length is {most} tokens,"
+            f" however your messages resulted in {tokens} tokens"
+        )
 
 
 class CapacityError(GptOssError):

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
-from gpt_oss.backends.base import SampledToken, TokenGenerator
+from gpt_oss.backends.base import SampledToken, TokenGenerator, scorer_of
 from gpt_oss.errors import CapacityError, ParameterError
 from gpt_oss.events import Event, RoundStarted, Sampled
 from gpt_oss.params import SamplingParams
@@ -88,6 +89,21 @@ class Runner:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+
+    async def scores(self, prompt: Sequence[int], top: int) -> list[SampledToken]:
+        """The prompt's tokens with their log probabilities, the first without one; queued like a turn.
+
+        top: how many likely tokens each of them lists. Raises ParameterError where the backend gives no scores.
+        """
+        scorer = scorer_of(self.generator)
+        found = [SampledToken(prompt[0])]
+        async with self._slot():
+            self.metrics.prompt.inc(len(prompt))
+            stream: Any = scorer.score(prompt, top)
+            async with aclosing(stream) as tokens:
+                async for token in tokens:
+                    found.append(token)
+        return found
 
     def _capped(self, tokens: int | None) -> int | None:
         return min((n for n in (tokens, self._most_tokens) if n is not None), default=None)

@@ -15,7 +15,6 @@ from gpt_oss.server.apis.completions.write import Choice, usage
 from gpt_oss.server.core.body import Json, read_json
 from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.core.errors import as_response
-from gpt_oss.server.core.scoring import scores
 from gpt_oss.server.core.stream import event, merged, streamed, whole
 from gpt_oss.server.core.tokenising import tokenised
 from gpt_oss.server.openapi import body_of
@@ -66,7 +65,7 @@ async def _pieces(runner: Runner, wanted: Wanted, choices: Sequence[Choice]) -> 
 async def _of_prompt(runner: Runner, wanted: Wanted, choices: Sequence[Choice]) -> AsyncGenerator[Json, None]:
     """The texts of the choices of one prompt, which is scored once, before its continuations."""
     if wanted.scored is not None:
-        found = await scores(runner, choices[0].continuation.prompt, wanted.scored)
+        found = await runner.scores(choices[0].continuation.prompt, wanted.scored)
         for choice in choices:
             choice.scores = found
     async for _, piece in merged([_continue(runner, wanted, choice) for choice in choices]):
