@@ -56,16 +56,20 @@ class ScriptedGenerator:
     """See backends.base.TokenGenerator.
 
     script: a reply for each call, in order; or a function from the prompt to the reply. A reply is a Reply or just
-    its tokens. calls: every call so far. Raises BackendError when a call comes after the last reply.
-    Calls may come from any thread and overlap.
+    its tokens. calls: every call so far, unless remember_calls is off. Raises BackendError when a call comes after the
+    last reply. Calls may come from any thread and overlap.
     """
 
-    def __init__(self, script: Script, *, name: str = "scripted", context_tokens: int = 131_072) -> None:
+    def __init__(
+        self, script: Script, *, name: str = "scripted", context_tokens: int = 131_072, remember_calls: bool = True
+    ) -> None:
         self.name = name
         self.context_tokens = context_tokens
         self.calls: list[Call] = []
         self.closed = False
         self._script = script
+        self._remember_calls = remember_calls
+        self._count = 0
         self._lock = threading.Lock()
 
     @property
@@ -87,8 +91,10 @@ class ScriptedGenerator:
             raise ContextOverflowError(f"a prompt of {len(prompt)} tokens fills the context of {self.context_tokens}")
         call = Call(list(prompt), params)
         with self._lock:
-            self.calls.append(call)
-            number = len(self.calls)
+            if self._remember_calls:
+                self.calls.append(call)
+            self._count += 1
+            number = self._count
         if callable(self._script):
             reply = self._script(call.prompt)
         elif number <= len(self._script):
