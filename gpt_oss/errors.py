@@ -56,8 +56,8 @@ class ContextOverflowError(GptOssError):
         tokens: of the prompt. most: that the context holds, with the answer.
         """
         return cls(
-            f"prompt is too long: {tokens} tokens > {most} maximum: this model's maximum context length is {most} tokens,"
-            f" however your messages resulted in {tokens} tokens"
+            f"prompt is too long: {tokens} tokens > {most} maximum: this model's maximum context length is {most}"
+            f" tokens, however your messages resulted in {tokens} tokens"
         )
 
 

@@ -56,9 +56,9 @@ class ScriptedGenerator:
     """See backends.base.TokenGenerator.
 
     script: a reply for each call, in order; or a function from the prompt to the reply. A reply is a Reply or just
-    its tokens. calls: every call so far. Raises BackendError when a call comes after the last reply.
-    likelihood: the log probability of a token, given those before it and the token. scored: every prompt that was
-    scored so far. Calls may come from any thread and overlap.
+    its tokens. calls: every call so far, unless remember_calls is off. Raises BackendError when a call comes after the
+    last reply. likelihood: the log probability of a token, given those before it and the token. scored: every prompt
+    that was scored so far. Calls may come from any thread and overlap.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class ScriptedGenerator:
         name: str = "scripted",
         context_tokens: int = 131_072,
         likelihood: Callable[[list[int], int], float] = lambda before, token: 0.0,
+        remember_calls: bool = True,
     ) -> None:
         self.name = name
         self.context_tokens = context_tokens
@@ -76,6 +77,8 @@ class ScriptedGenerator:
         self._likelihood = likelihood
         self.closed = False
         self._script = script
+        self._remember_calls = remember_calls
+        self._count = 0
         self._lock = threading.Lock()
 
     @property
@@ -115,8 +118,10 @@ class ScriptedGenerator:
             raise ContextOverflowError.of(len(prompt), self.context_tokens)
         call = Call(list(prompt), params)
         with self._lock:
-            self.calls.append(call)
-            number = len(self.calls)
+            if self._remember_calls:
+                self.calls.append(call)
+            self._count += 1
+            number = self._count
         if callable(self._script):
             reply = self._script(call.prompt)
         elif number <= len(self._script):

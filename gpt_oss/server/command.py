@@ -18,6 +18,7 @@ from gpt_oss.errors import GptOssError, MissingDependencyError, ParameterError
 from gpt_oss.generate import add_load_arguments, load_options
 
 if TYPE_CHECKING:
+    from gpt_oss.backends.base import TokenGenerator
     from gpt_oss.server.core.hosted import Hosted
     from gpt_oss.server.gate import ServerOptions
     from gpt_oss.server.keys import Keys
@@ -95,6 +96,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ollama-compatible", action="store_true", help="also Ollama's API, on its port 11434 unless --port says other"
     )
+    parser.add_argument(
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="play these answers back in a model's place, to test clients: JSON lines of text or tokens",
+    )
+    parser.add_argument("--script-log", type=Path, metavar="FILE", help="add every prompt to this file, as a JSON line")
     parser.add_argument("--max-concurrent", type=int, default=32, help="answers at a time (default: %(default)s)")
     parser.add_argument("--max-queue", type=int, default=128, help="requests that may wait (default: %(default)s)")
     parser.add_argument("--drain", type=float, default=30.0, metavar="SECONDS", help="to finish at the end")
@@ -107,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         return _new_key(args)
     args.port = args.port or (OLLAMA_PORT if args.ollama_compatible else 8000)
     _check_address(args)
+    _check_script(args)
     try:
         import uvicorn
 
@@ -146,7 +155,7 @@ def open_service(
     hosted = _hosted(args)
     store = None if args.no_store else Store(store_address(args), owner=owner, retention_days=args.retention)
     seal = Seal(seal_key or user_seal_key(args))
-    generator = load(args.checkpoint, load_options(args))
+    generator = _scripted(args) if args.script else load(args.checkpoint, load_options(args))
     try:
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
         runner = Runner(
@@ -156,7 +165,8 @@ def open_service(
             longest_s=args.max_time,
             most_tokens=args.max_tokens,
         )
-        name = args.model_name or model_label(getattr(generator, "served_model", args.checkpoint))
+        checkpoint = "script" if args.script else getattr(generator, "served_model", args.checkpoint)
+        name = args.model_name or model_label(checkpoint)
         options = ServerOptions(
             drain_s=args.drain,
             origins=tuple(args.cors),
@@ -209,7 +219,7 @@ def _hosted(args: argparse.Namespace) -> Hosted:
         await (await open_sandbox(args.python_sandbox)).close()
 
     web = code = None
-    is_demo = args.checkpoint == "demo" and not computes_elsewhere(load_options(args))
+    is_demo = args.checkpoint == "demo" and not args.script and not computes_elsewhere(load_options(args))
     name = args.browser_backend or ("demo" if is_demo else None)
     try:
         choose_backend(name)
@@ -238,6 +248,23 @@ def _keys(args: argparse.Namespace) -> Keys:
         plain += check_plain([os.environ[KEY_VARIABLE]], KEY_VARIABLE)
     hashed = read_keys(args.key_file) if args.key_file else ()
     return Keys(plain, hashed, path=args.key_file)
+
+
+def _scripted(args: argparse.Namespace) -> TokenGenerator:
+    """What plays --script back. Raises ParameterError where the script cannot be used."""
+    from gpt_oss.backends.script_file import ScriptFileGenerator
+
+    return ScriptFileGenerator(args.script, context_tokens=args.context, log=args.script_log)
+
+
+def _check_script(args: argparse.Namespace) -> None:
+    """Raises ParameterError where --script or --script-log contradicts another argument."""
+    if args.script_log and not args.script:
+        raise ParameterError("--script-log needs --script, whose prompts it holds")
+    if args.script and (args.checkpoint != "demo" or args.url or args.adapter):
+        raise ParameterError("--script answers in a model's place: give it no checkpoint, --url or --adapter")
+    if args.script and args.context < 1:
+        raise ParameterError(f"--context must be 1 or more, not {args.context}")
 
 
 def _check_address(args: argparse.Namespace) -> None:

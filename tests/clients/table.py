@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,10 @@ from tqdm import tqdm
 from gpt_oss.backends.scripted import ScriptedGenerator
 from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.state.store import Store
-from gpt_oss.vocabulary import decode, encode_with_special
+from tests.clients import agents
+from tests.clients.agents import Agent, Host, run_agent
+from tests.clients.model import Model
+from tests.clients.recording import Recorder
 from tests.server.conftest import serving
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -37,69 +42,72 @@ FEATURES = (
     "state",
     "WebSocket",
     "--oss",
+    "edits and tests",
+    "picture",
+    "compaction",
 )
-THINK = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
-FINAL = "<|channel|>final<|message|>{}<|return|>"
-CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}<|call|>"
-FREE = "<|channel|>commentary to=functions.{}<|message|>{}<|call|>"
-PATCH = "*** Begin Patch\n*** Update File: main.py\n@@\n-print('old')\n+print('new')\n*** End Patch"
 
 
 @dataclass(frozen=True)
 class Client:
+    """key: the name of its folder, and of its script without the suffix. packages: the first has the version that is
+    shown. agent: how it is run where it is a coding agent."""
+
     name: str
-    script: str
-    packages: tuple[str, ...]  # the first is the one whose version is shown
+    key: str
+    packages: tuple[str, ...]
+    agent: Agent | None = None
 
     @property
     def is_python(self) -> bool:
-        return self.script.endswith(".py")
+        return self.key.endswith("_python")
+
+    @property
+    def script(self) -> Path | None:
+        path = SCRIPTS / f"{self.key}.{'py' if self.is_python else 'mjs'}"
+        return path if path.exists() else None
 
 
 CLIENTS = (
-    Client("openai-python", "openai_python.py", ("openai", "websockets")),
-    Client("openai-node", "openai_node.mjs", ("openai",)),
-    Client("Codex CLI", "codex_node.mjs", ("@openai/codex",)),
-    Client("openai-agents (Python)", "agents_python.py", ("openai-agents",)),
-    Client("@openai/agents (JS)", "agents_node.mjs", ("@openai/agents", "openai", "zod")),
-    Client("langchain-openai", "langchain_python.py", ("langchain-openai",)),
-    Client("litellm", "litellm_python.py", ("litellm",)),
-    Client("llm", "llm_python.py", ("llm",)),
-    Client("ai (Vercel)", "ai_sdk_node.mjs", ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "zod")),
-    Client("ollama-python", "ollama_python.py", ("ollama",)),
-    Client("anthropic-python", "anthropic_python.py", ("anthropic",)),
+    Client("openai-python", "openai_python", ("openai", "websockets")),
+    Client("openai-node", "openai_node", ("openai",)),
+    Client("Codex CLI", "codex_node", ("@openai/codex",), agents.CODEX),
+    Client("Claude Code", "claude_code_node", ("@anthropic-ai/claude-code",), agents.CLAUDE_CODE),
+    Client("Copilot CLI (Responses)", "copilot_node", ("@github/copilot",), agents.COPILOT),
+    Client("Copilot CLI (Chat Completions)", "copilot_node", ("@github/copilot",), agents.COPILOT_CHAT),
+    Client("Copilot CLI (Messages)", "copilot_node", ("@github/copilot",), agents.COPILOT_MESSAGES),
+    Client("opencode (Chat Completions)", "opencode_node", ("opencode-ai",), agents.OPENCODE),
+    Client("opencode (Responses)", "opencode_node", ("opencode-ai",), agents.OPENCODE_RESPONSES),
+    Client("opencode (Messages)", "opencode_node", ("opencode-ai",), agents.OPENCODE_MESSAGES),
+    Client("Cline", "cline_node", ("cline",), agents.CLINE),
+    Client("Continue", "continue_node", ("@continuedev/cli",), agents.CONTINUE),
+    Client("Qwen Code", "qwen_code_node", ("@qwen-code/qwen-code",), agents.QWEN_CODE),
+    Client("pi (Chat Completions)", "pi_node", ("@mariozechner/pi-coding-agent",), agents.PI),
+    Client("pi (Responses)", "pi_node", ("@mariozechner/pi-coding-agent",), agents.PI_RESPONSES),
+    Client("pi (Messages)", "pi_node", ("@mariozechner/pi-coding-agent",), agents.PI_MESSAGES),
+    Client("aider", "aider_python", ("aider-chat",), agents.AIDER),
+    Client("openai-agents (Python)", "agents_python", ("openai-agents",)),
+    Client("@openai/agents (JS)", "agents_node", ("@openai/agents", "openai", "zod")),
+    Client("langchain-openai", "langchain_python", ("langchain-openai",)),
+    Client("litellm", "litellm_python", ("litellm",)),
+    Client("llm", "llm_python", ("llm",)),
+    Client("ai (Vercel)", "ai_sdk_node", ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible", "zod")),
+    Client("ollama-python", "ollama_python", ("ollama",)),
+    Client("anthropic-python", "anthropic_python", ("anthropic",)),
+    Client("pydantic-ai", "pydantic_ai_python", ("pydantic-ai-slim", "openai", "anthropic")),
+    Client("llama-index", "llama_index_python", ("llama-index-llms-openai-like", "llama-index-llms-openai")),
+    Client("Open WebUI", "open_webui_python", ("open-webui",)),
 )
 
 
-def reply(prompt: list[int]) -> Sequence[int]:
-    """What the model would say: it greets, calls the tool that fits, reports what it answered, and fills in a form."""
-    text = decode(prompt)
-    messages = text.split("<|start|>")[1:-1]
-    asked = next(m.split("<|message|>", 1)[1] for m in reversed(messages) if m.startswith("user"))
-    answered = messages[-1].startswith("functions.")
-    if "weather" in asked and "get_weather" in text and not answered:
-        said = THINK.format("I ask.") + CALL.format("get_weather", '{"city": "Oslo"}')
-    elif answered and "get_weather" in messages[-1]:
-        said = FINAL.format("It rains in Oslo.")
-    elif "edit main.py" in asked and not answered:
-        command = json.dumps({"cmd": "sed -i s/old/new/ main.py"})
-        said = THINK.format("I edit.") + CALL.format("exec_command", command)
-    elif "patch main.py" in asked and not answered:
-        said = THINK.format("I patch.") + FREE.format("apply_patch", PATCH)
-    elif "run a command" in asked and not answered:
-        said = CALL.format("run_commands", '{"commands": ["echo rain"]}')
-    elif answered:
-        said = FINAL.format("Done.")
-    elif "report" in asked:
-        said = FINAL.format('{"city": "Oslo", "rain": true}')
-    else:
-        said = THINK.format("Be friendly.") + FINAL.format("Hello!")
-    return encode_with_special(said)
+def slug(name: str) -> str:
+    """The name as that of a file."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def install(client: Client, folder: Path) -> tuple[list[str], Path, str]:
-    """(what runs its script, the folder to run it in, its version)."""
-    place = folder / client.script.split(".")[0]
+def install(client: Client, folder: Path) -> tuple[Path, str]:
+    """(The folder that it is in, its version.)"""
+    place = folder / client.key
     package = client.packages[0]
     if client.is_python:
         python = place / "bin" / "python"
@@ -108,48 +116,87 @@ def install(client: Client, folder: Path) -> tuple[list[str], Path, str]:
             subprocess.run([python, "-m", "pip", "install", "--quiet", *client.packages], check=True)
         code = f"import importlib.metadata as m; print(m.version({package!r}))"
         version = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-        return [str(python), str(SCRIPTS / client.script)], place, version
+        return place, version
     if not (place / "node_modules" / package).exists():
         place.mkdir(parents=True, exist_ok=True)
         subprocess.run(["npm", "install", "--silent", "--no-audit", *client.packages], cwd=place, check=True)
-    for script in (client.script, "features.mjs"):  # modules are looked for beside the script
-        (place / script).write_text((SCRIPTS / script).read_text())
-    version = json.loads((place / "node_modules" / package / "package.json").read_text())["version"]
-    return ["node", str(place / client.script)], place, version
+    return place, json.loads((place / "node_modules" / package / "package.json").read_text())["version"]
 
 
-def run(client: Client, folder: Path, url: str) -> tuple[str, dict[str, object]]:
-    command, place, version = install(client, folder)
+def run(client: Client, folder: Path, host_for: Callable[[Path], Host]) -> tuple[str, dict[str, object]]:
+    """(Its version; True or what went wrong, by feature.) What it printed goes into a log in the folder."""
+    place, version = install(client, folder)
+    host = host_for(place / "bin" if client.is_python else place / "node_modules" / ".bin")
+    results: dict[str, object] = {}
+    log = ""
+    if client.script is not None:
+        found, log = run_script(client.script, place, host.url)
+        results |= found
+    if client.agent is not None:
+        found, printed = run_agent(client.agent, host)
+        results |= found
+        log += printed
+    (folder / f"{slug(client.name)}.log").write_text(log)
+    return version, results
+
+
+def run_script(script: Path, place: Path, url: str) -> tuple[dict[str, object], str]:
+    """(What a script says of each feature, all that it printed.)"""
     environment = {
-        **os.environ, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "none", "CLIENTS_HOME": str(folder),
+        **os.environ, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "none", "CLIENTS_HOME": str(place.parent),
         "CLIENTS_NODE": str(place), "OPENAI_AGENTS_DISABLE_TRACING": "1",
     }  # fmt: skip
+    if script.suffix == ".py":
+        command = [str(place / "bin" / "python"), str(script)]
+    else:
+        for name in (script.name, "features.mjs"):  # node looks for packages in the folder of the script
+            (place / name).write_text((SCRIPTS / name).read_text())
+        command = ["node", str(place / script.name)]
     done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=600)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    (folder / f"{client.script}.log").write_text(done.stdout + done.stderr)
+    log = done.stdout + done.stderr
     if not results:
-        return version, {"answer": f"it ended with {done.returncode}; see {client.script}.log"}
-    return version, json.loads(results[-1].removeprefix("RESULT "))
+        return {"answer": f"it ended with {done.returncode}; see the log"}, log
+    return json.loads(results[-1].removeprefix("RESULT ")), log
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.clients.table", description=__doc__.splitlines()[0])
     default = Path.home() / ".cache" / "gpt-oss" / "clients"
     parser.add_argument("--work", type=Path, default=default, help="where clients are installed (default: %(default)s)")
-    parser.add_argument("--only", action="append", default=[], help="a client by its script's name; repeatable")
+    parser.add_argument("--only", action="append", default=[], metavar="KEY", help="a client by its key; repeatable")
+    parser.add_argument("--record", type=Path, metavar="FOLDER", help="write what each client sends, for tests")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    chosen = [c for c in CLIENTS if not args.only or c.script.split(".")[0] in args.only]
+    chosen = [client for client in CLIENTS if not args.only or client.key in args.only]
     rows, failures = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(str(Path(folder) / "server.db"))
-        with serving(ScriptedGenerator(reply), ServerOptions(ollama=True), store=store) as live:
-            for client in tqdm(chosen, unit="client"):
-                version, results = run(client, args.work, live.url)
-                cells = ["yes" if results.get(f) is True else "**no**" if f in results else "" for f in FEATURES]
-                rows.append(f"| {client.name} {version} | " + " | ".join(cells) + " |")
-                failures += [f"{client.name}, {f}: {why}" for f, why in results.items() if why is not True]
-        store.close()
+    model, recorder = Model(), Recorder()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        sessions = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.work)))
+
+        def served(context_tokens: int) -> str:
+            store = Store(str(folder / f"{context_tokens}.db"))
+            stack.callback(store.close)
+            generator = ScriptedGenerator(model, context_tokens=context_tokens)
+            options = ServerOptions(ollama=True)
+            return stack.enter_context(serving(generator, options, store=store, wrap=recorder.wrap)).url
+
+        url, small_url = served(131_072), served(28_000)
+        for client in tqdm(chosen, unit="client"):
+            recorder.capture = slug(client.name)
+
+            def announce(feature: str, name: str = client.name) -> None:
+                recorder.capture = slug(f"{name} {feature}")
+
+            version, results = run(
+                client, args.work, lambda programs: Host(programs, sessions, url, small_url, model, announce)
+            )
+            cells = ["yes" if results.get(f) is True else "**no**" if f in results else "" for f in FEATURES]
+            rows.append(f"| {client.name} {version} | " + " | ".join(cells) + " |")
+            failures += [f"{client.name}, {f}: {why}" for f, why in results.items() if why is not True]
+    if args.record:
+        recorder.save(args.record)
     head = [f"| client | {' | '.join(FEATURES)} |", "|---" * (len(FEATURES) + 1) + "|"]
     table = "\n".join([*head, *rows])
     print(table, *failures, sep="\n")

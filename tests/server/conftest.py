@@ -53,10 +53,12 @@ def serving(
     keys: frozenset[str] = frozenset(),
     store: Store | None = None,
     hosted: Hosted = NOTHING_HOSTED,
+    wrap: Callable[[Any], Any] = lambda app: app,
     **limits: Any,
 ) -> Iterator[Live]:
+    """A server until the block ends. wrap: makes of the application the one that is served, to watch its requests."""
     runner = Runner(generator, **limits)
-    app = create_app(Service(runner, "tiny", Keys(keys), store, hosted=hosted), options)
+    app = wrap(create_app(Service(runner, "tiny", Keys(keys), store, hosted=hosted), options))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
