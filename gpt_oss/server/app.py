@@ -45,7 +45,7 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
         yield
         if housekeeping is not None:
             housekeeping.cancel()
-        await service.runner.drain(options.drain_s)
+        await service.runner.drain(0 if service.runner.was_cut else options.drain_s)
         for live in list(service.live.values()):
             await live.stop()
 

@@ -117,9 +117,8 @@ def run(args: argparse.Namespace) -> int:
     _check_address(args)
     _check_script(args)
     try:
-        import uvicorn
-
         from gpt_oss.server.app import create_app
+        from gpt_oss.server.listen import hang_up_drains, limits_of_this_process, make_server
     except ImportError as error:
         raise MissingDependencyError(
             f"the server lacks what it needs: {error}", hint="Install gpt-oss again, with its dependencies."
@@ -130,7 +129,10 @@ def run(args: argparse.Namespace) -> int:
         app = create_app(service, options)
         backend = service.runner.generator.name
         print(f"Serving {service.model} on http://{args.host}:{args.port}/v1 ({backend})", file=sys.stderr)
-        uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=int(args.drain))
+        limits = limits_of_this_process()
+        server = make_server(app, service, drain_s=args.drain, limits=limits, host=args.host, port=args.port)
+        hang_up_drains(server)
+        server.run()
     return 0
 
 

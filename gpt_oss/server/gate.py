@@ -7,8 +7,9 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -61,8 +62,9 @@ class Gate:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         passage = _Passage(scope, headers, receive, send, self._options)
         refused = self._refusal(scope, headers)
-        if refused is not None and refused.status == 401:
-            await self._guesses.slow_down(address_of(scope))
+        shown = shown_keys(headers)
+        if refused is not None and refused.status == 401 and shown:
+            await self._guesses.slow_down(address_of(scope), shown)
         if scope["type"] == "websocket":
             await self._open_socket(passage, refused)
         else:
@@ -196,30 +198,48 @@ def one_line(text: str) -> str:
 class Guesses:
     """Makes whoever shows wrong keys wait: longer with each of them, by address.
 
-    A right key is never made to wait, so that nobody is locked out by others behind the same address.
+    A right key is never made to wait, so that nobody is locked out by others at the same address; nor is the same wrong
+    key again, which is a client that was set up wrong and guesses nothing.
     """
 
     FIRST_S = 0.05
-    LONGEST_S = 5.0
+    LONGEST_S = 4.0
     FORGOTTEN_S = 60.0
     MOST = 10_000  # addresses
+    KNOWN = 16  # wrong keys of an address that are remembered
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong: dict[str, tuple[int, float]] = {}
+        self._wrong: dict[str, _Wrong] = {}
 
-    def wait_s(self, address: str) -> float:
+    def wait_s(self, address: str, shown: str) -> float:
         """Counts a wrong key, and gives the seconds that it has to wait for its answer."""
         now = self._clock()
-        count, last = self._wrong.pop(address, (0, now))
-        count = 0 if now - last > self.FORGOTTEN_S else count
-        self._wrong[address] = (count + 1, now)
+        wrong = self._wrong.pop(address, None)
+        if wrong is None or now - wrong.last > self.FORGOTTEN_S:
+            wrong = _Wrong()
+        self._wrong[address] = wrong
+        wrong.last = now
         if len(self._wrong) > self.MOST:
             self._wrong.pop(next(iter(self._wrong)))
-        return min(self.LONGEST_S, self.FIRST_S * float(2 ** min(count, 10)))
+        mark = hash(shown)
+        if mark in wrong.known:
+            return 0.0
+        wrong.known.append(mark)
+        wrong.count += 1
+        return min(self.LONGEST_S, self.FIRST_S * float(2 ** min(wrong.count - 1, 10)))
 
-    async def slow_down(self, address: str) -> None:
-        await asyncio.sleep(self.wait_s(address))
+    async def slow_down(self, address: str, shown: Sequence[str]) -> None:
+        await asyncio.sleep(max(self.wait_s(address, key) for key in shown))
+
+
+@dataclass
+class _Wrong:
+    """The wrong keys of an address: how many, when the last one came, and marks of the latest."""
+
+    count: int = 0
+    last: float = 0.0
+    known: deque[int] = field(default_factory=lambda: deque(maxlen=Guesses.KNOWN))
 
 
 class _TooLargeError(Exception):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt_oss.backends.base import SampledToken, TokenGenerator, scorer_of
 from gpt_oss.errors import CapacityError, ParameterError
@@ -15,6 +16,16 @@ from gpt_oss.params import SamplingParams
 from gpt_oss.server.core.ask import Ask
 from gpt_oss.server.metrics import Metrics, Watch
 from gpt_oss.turn import Turn
+
+T = TypeVar("T")
+ENDING = "the server is shutting down"
+
+
+async def _in_time(work: Awaitable[T], deadline: float | None) -> T:
+    """The result of `work`. Raises TimeoutError when the deadline, of the monotonic clock, comes first."""
+    if deadline is None:
+        return await work
+    return await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
 
 
 class Runner:
@@ -41,6 +52,8 @@ class Runner:
         self.running = 0
         self.waiting = 0
         self.draining = False
+        self.was_cut = False
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(max_concurrent)
         self._max_queue = max_queue
         self._longest_s = longest_s
@@ -76,15 +89,18 @@ class Runner:
                 await ask.tools.toolbox.close()
 
     async def tokens(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[SampledToken, None]:
-        """Bare tokens, for what is no conversation; queued like a turn."""
+        """Bare tokens, for what is no conversation; queued like a turn, and over when its time is."""
         watch = Watch(self.metrics)
         async with self._slot():
+            deadline = None if self._longest_s is None else time.monotonic() + self._longest_s
             watch.prompt(len(prompt))
             stream = self.generator.generate(prompt, replace(params, max_tokens=self._capped(params.max_tokens)))
             try:
-                async for token in stream:
+                while (token := await _in_time(anext(stream, None), deadline)) is not None:
                     watch.sampled(token)
                     yield token
+            except TimeoutError:
+                return
             finally:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
@@ -108,14 +124,35 @@ class Runner:
     def _capped(self, tokens: int | None) -> int | None:
         return min((n for n in (tokens, self._most_tokens) if n is not None), default=None)
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of the turns at a time. Raises CapacityError."""
+    def check_room(self) -> None:
+        """Raises CapacityError where a request would not even be let into the queue."""
         if self.draining:
-            raise CapacityError("the server is shutting down")
+            raise CapacityError(ENDING)
         if self._slots.locked() and self.waiting >= self._max_queue:
             self.metrics.refused.inc()
             raise CapacityError(f"{self.waiting} requests are waiting already; try again later")
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of the turns at a time. Raises CapacityError, also where the turn is cut off."""
+        self.check_room()
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            async with self._turn():
+                yield
+        except asyncio.CancelledError:
+            if not self.was_cut or not task.cancelling():
+                raise
+            task.uncancel()
+            raise CapacityError(ENDING) from None
+        finally:
+            self._under_way.discard(task)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Waits for a turn, and counts it."""
         self.waiting += 1
         self.metrics.waiting.set(self.waiting)
         try:
@@ -132,9 +169,19 @@ class Runner:
             self.metrics.running.set(self.running)
             self._slots.release()
 
+    @property
+    def idle(self) -> bool:
+        return not (self.running or self.waiting)
+
+    def cut(self) -> None:
+        """End everything now; each answer is told so."""
+        self.draining = self.was_cut = True
+        for task in self._under_way:
+            task.cancel()
+
     async def drain(self, seconds: float) -> None:
         """Take nothing more and wait for what is under way, at most so long."""
         self.draining = True
         deadline = asyncio.get_running_loop().time() + seconds
-        while (self.running or self.waiting) and asyncio.get_running_loop().time() < deadline:
+        while not self.idle and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)

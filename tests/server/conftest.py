@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import uvicorn
 from openai import OpenAI
 
 from gpt_oss.backends.base import TokenGenerator
@@ -23,6 +22,7 @@ from gpt_oss.server.app import create_app
 from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted
 from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.keys import Keys
+from gpt_oss.server.listen import USUAL_LIMITS, Limits, make_server
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import Store
@@ -54,14 +54,16 @@ def serving(
     store: Store | None = None,
     hosted: Hosted = NOTHING_HOSTED,
     wrap: Callable[[Any], Any] = lambda app: app,
+    connections: Limits = USUAL_LIMITS,
     **limits: Any,
 ) -> Iterator[Live]:
     """A server until the block ends. wrap: makes of the application the one that is served, to watch its requests."""
     runner = Runner(generator, **limits)
-    app = wrap(create_app(Service(runner, "tiny", Keys(keys), store, hosted=hosted), options))
+    service = Service(runner, "tiny", Keys(keys), store, hosted=hosted)
+    app = wrap(create_app(service, options))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = make_server(app, service, drain_s=options.drain_s, limits=connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

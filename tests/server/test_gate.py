@@ -136,14 +136,15 @@ def test_an_odd_origin_is_refused_and_nothing_else(scripted: Scripted, origin: s
 def test_guesses_are_slowed_by_address() -> None:
     now = 0.0
     guesses = Guesses(lambda: now)
-    waits = [guesses.wait_s("one") for _ in range(20)]
+    waits = [guesses.wait_s("one", f"guess {number}") for number in range(20)]
     assert waits[:3] == [0.05, 0.1, 0.2]
     assert waits[-1] == Guesses.LONGEST_S
-    assert guesses.wait_s("another") == 0.05
+    assert guesses.wait_s("one", "guess 19") == 0  # a client that asks with the same key again guesses nothing
+    assert guesses.wait_s("another", "guess 0") == 0.05
     now = Guesses.FORGOTTEN_S + 1
-    assert guesses.wait_s("one") == 0.05
+    assert guesses.wait_s("one", "guess 0") == 0.05
     for number in range(2 * Guesses.MOST):
-        guesses.wait_s(str(number))
+        guesses.wait_s(str(number), "guess")
     assert len(guesses._wrong) <= Guesses.MOST
 
 

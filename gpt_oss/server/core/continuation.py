@@ -52,6 +52,7 @@ class Continuation:
                 yield self.push(token)
                 if self.finish_reason is not None:
                     return
+        yield self._watch.release() + self.end()  # its time was over
 
     def push(self, token: SampledToken) -> str:
         """What can be given out after another token."""
@@ -68,7 +69,7 @@ class Continuation:
         return self._give(given)
 
     def end(self) -> str:
-        """What is left to give out of one that ends without a token."""
+        """What is left to give out of one that ends without a token that says so."""
         self.finish_reason = "length"
         return self._give(self._decoder.decode(b"", final=True))
 

@@ -71,6 +71,8 @@ async def begin(service: Service, wanted: ResponsesRequest, transcript: Transcri
     store = service.store if wanted.store is not False else None
     if wanted.background and store is None:
         raise RequestError("background needs store, and a server that stores", param="background")
+    if wanted.background:
+        service.runner.check_room()
     ask = await _read(service, wanted, transcript)
     seal = service.seal.close if "reasoning.encrypted_content" in (wanted.include or []) else None
     writer = ResponseWriter(ask, service.model, store=store is not None, seal=seal)

@@ -26,6 +26,7 @@ from gpt_oss.server.core.errors import ENDS, RequestError, as_response
 from gpt_oss.server.openapi import read_as
 from gpt_oss.server.service import Service
 
+MOST_WAITING_FRAMES = 16  # after those a client has to wait
 router = APIRouter()
 log = logging.getLogger("gpt_oss.server")
 
@@ -33,11 +34,11 @@ log = logging.getLogger("gpt_oss.server")
 @router.websocket("/v1/responses")
 async def connection(socket: WebSocket) -> None:
     await socket.accept()
-    frames: asyncio.Queue[str] = asyncio.Queue()
+    frames: asyncio.Queue[str] = asyncio.Queue(MOST_WAITING_FRAMES)
     answering = asyncio.ensure_future(_Answers(socket).to(frames))
     try:
         while True:
-            frames.put_nowait(await socket.receive_text())
+            await frames.put(await socket.receive_text())
     except (WebSocketDisconnect, KeyError):  # KeyError: a frame of bytes, which nobody sends
         pass
     finally:  # also in the middle of an answer, which ends with its reader
