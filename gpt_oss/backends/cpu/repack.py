@@ -27,6 +27,7 @@ FORMAT = 1  # of the file; the layout of a section is part of its key
 _HEADER_BYTES = 4096  # one page, so that the sections are page-aligned in the map
 _ALIGNMENT = 4096
 _CHECKSUM_WORDS = 4096
+_BLOCKS_AT_ONCE = 64  # two megabytes, which lie in a cache
 
 Bytes = NDArray[np.uint8]
 
@@ -123,11 +124,21 @@ def _fill(payload: Bytes, sections: Mapping[str, Section], offsets: Mapping[str,
 
 
 def _checksum(payload: Bytes) -> int:
-    """Of the sums of every 4096th word: at memory speed, and no flipped bit or missing page escapes it."""
+    """The checksum of a payload: of the sum of each block, in order, and of the sums of every 4096th word.
+
+    At memory speed: a piece is summed both ways while it lies in the cache. No flipped bit and no missing page escapes
+    it, nor do two blocks or pages that have changed places.
+    """
     words = payload.view(np.uint64)
     whole = words.size // _CHECKSUM_WORDS * _CHECKSUM_WORDS
-    sums = np.add.reduce(words[:whole].reshape(-1, _CHECKSUM_WORDS), axis=0)
-    return zlib.crc32(words[whole:].tobytes(), zlib.crc32(sums.tobytes()))
+    blocks = words[:whole].reshape(-1, _CHECKSUM_WORDS)
+    columns = np.zeros(_CHECKSUM_WORDS, np.uint64)
+    found = 0
+    for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
+        piece = blocks[first : first + _BLOCKS_AT_ONCE]
+        columns += np.add.reduce(piece, axis=0)
+        found = zlib.crc32(np.add.reduce(piece, axis=1).tobytes(), found)
+    return zlib.crc32(words[whole:].tobytes(), zlib.crc32(columns.tobytes(), found))
 
 
 def _read_header(path: Path) -> dict[str, object] | None:

@@ -8,6 +8,7 @@ Not covered: defects of the kernel, side channels of the processor, fair sharing
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -85,16 +86,23 @@ class BubblewrapSandbox:
     @asynccontextmanager
     async def launch(self, limits: Limits, *, keep: bool) -> AsyncIterator[Launch]:
         group = cgroup.create(limits.memory_bytes, limits.processes) if self._has_cgroup else None
-        with contextlib.ExitStack() as stack:
+        try:
+            with self._launch(limits, group, keep=keep) as found:
+                yield found
+        finally:
             if group:
-                stack.callback(group.remove)
+                await asyncio.shield(asyncio.to_thread(group.remove))
+
+    @contextlib.contextmanager
+    def _launch(self, limits: Limits, group: cgroup.Cgroup | None, *, keep: bool) -> Iterator[Launch]:
+        with contextlib.ExitStack() as stack:
             status_read, status_write = os.pipe()
             stack.callback(os.close, status_read)  # open until the end: bubblewrap would die of writing into it
             filter_fd = _memory_file(stack, self._filter)
-            arguments = self._arguments(limits, filter_fd, status_write, own_scratch=group is None)
+            arguments = self._arguments(filter_fd, status_write)
             arguments_fd = _memory_file(stack, b"\0".join(os.fsencode(argument) for argument in arguments) + b"\0")
             stack.callback(os.close, status_write)
-            command = [*_entrance(group), *_unprivileged(), *_scratch(limits, group is None)]
+            command = [*_entrance(group), *_unprivileged(), *_scratch(limits)]
             command += [self._bwrap, "--args", str(arguments_fd), "--", *_limited(limits, keep), self._interpreter.path]
             yield Launch(
                 command,
@@ -105,7 +113,7 @@ class BubblewrapSandbox:
                 killed_for_memory=group.killed_for_memory if group else lambda: False,
             )
 
-    def _arguments(self, limits: Limits, filter_fd: int, status_fd: int, *, own_scratch: bool) -> list[str]:
+    def _arguments(self, filter_fd: int, status_fd: int) -> list[str]:
         arguments = shlex.split(WALLS)
         for name, value in {**ENVIRONMENT, "PYTHONPATH": PACKAGES}.items():
             arguments += ["--setenv", name, value]
@@ -116,10 +124,7 @@ class BubblewrapSandbox:
             if Path("/proc", name).exists():
                 arguments += ["--ro-bind", "/dev/null", f"/proc/{name}"]
         arguments += ["--remount-ro", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-        if own_scratch:
-            arguments += ["--bind", "/mnt", SCRATCH]
-        else:
-            arguments += ["--size", str(limits.scratch_bytes), "--tmpfs", SCRATCH]
+        arguments += ["--bind", "/mnt", SCRATCH]
         arguments += ["--remount-ro", "/", "--chdir", SCRATCH, "--seccomp", str(filter_fd)]
         return [*arguments, "--json-status-fd", str(status_fd)]
 
@@ -226,11 +231,9 @@ def _unprivileged() -> list[str]:
     return ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups", "--inh-caps=-all", "--no-new-privs"]
 
 
-def _scratch(limits: Limits, own: bool) -> list[str]:
-    """A scratch folder with a limit on the number of files, which bubblewrap's own has not: memory that nobody counts
-    where there is no control group."""
-    if not own:
-        return []
+def _scratch(limits: Limits) -> list[str]:
+    """What mounts a scratch folder with a limit on the number of files, which bubblewrap's own has not: a control group
+    counts their memory, but millions of empty ones fit into it, and removing them would hold up the machine."""
     options = f"size={limits.scratch_bytes},nr_inodes={limits.scratch_files},mode=777,nosuid,nodev"
     mount = f'mount -t tmpfs -o {options} tmpfs /mnt && exec "$@"'
     return [

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+from gpt_oss.tools.sandbox.leftovers import new_name
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -50,8 +51,17 @@ class Cgroup:
 
 def create(memory_bytes: int, processes: int) -> Cgroup | None:
     """None where this process may not make one."""
-    name = f"gpt-oss-{uuid.uuid4().hex[:12]}"
+    name = new_name()
     return _version_1(name, memory_bytes, processes) or _version_2(name, memory_bytes, processes)
+
+
+def homes() -> list[Path]:
+    """The folders in which this process makes groups."""
+    own = _own_groups()
+    return [
+        *(ROOT / controller / own.get(controller, "/").lstrip("/") for controller in ("memory", "pids")),
+        ROOT / own.get("", "/").lstrip("/"),
+    ]
 
 
 def _version_1(name: str, memory_bytes: int, processes: int) -> Cgroup | None:

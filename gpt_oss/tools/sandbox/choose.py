@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from functools import cache
 
 from gpt_oss.errors import ParameterError
 from gpt_oss.tools.sandbox.base import Sandbox, SandboxError
@@ -14,8 +16,10 @@ DEFAULT_IMAGE = "python:3.11"
 async def open_sandbox(name: str = "auto", *, image: str = DEFAULT_IMAGE) -> Sandbox:
     """A sandbox that was seen to hold. auto: bubblewrap on Linux, seatbelt on macOS, else a container; never none.
 
-    Raises SandboxError with what to install, ParameterError for a name that does not exist.
+    What processes that were killed have left is swept first. Raises SandboxError with what to install, ParameterError
+    for a name that does not exist.
     """
+    await asyncio.to_thread(_sweep_once)
     if name == "auto":
         return await _first(("seatbelt",) if sys.platform == "darwin" else ("bwrap",), image)
     match name:
@@ -37,6 +41,13 @@ async def open_sandbox(name: str = "auto", *, image: str = DEFAULT_IMAGE) -> San
             return Unsandboxed()
         case _:
             raise ParameterError(f"there is no sandbox {name!r}; choose one of {', '.join(CHOICES)}")
+
+
+@cache
+def _sweep_once() -> None:
+    from gpt_oss.tools.sandbox import cgroup, leftovers
+
+    leftovers.sweep(cgroup.homes() if sys.platform == "linux" else ())
 
 
 async def _first(own: tuple[str, ...], image: str) -> Sandbox:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gpt_oss.tools.sandbox.base import Limits, Result, SandboxError
+from gpt_oss.tools.sandbox.leftovers import scratch_folder
 from gpt_oss.tools.sandbox.process import Launch, ProcessSession, run_once
 
 SANDBOX_EXEC = "/usr/bin/sandbox-exec"
@@ -85,7 +85,7 @@ class SeatbeltSandbox:
 
     @asynccontextmanager
     async def launch(self, limits: Limits, *, keep: bool) -> AsyncIterator[Launch]:
-        with tempfile.TemporaryDirectory(prefix="gpt-oss-", ignore_cleanup_errors=True) as folder:
+        async with scratch_folder() as folder:
             scratch = os.path.realpath(folder)  # the policy knows no symbolic links
             own = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}
             readable = [*_READABLE, *sorted(own)]

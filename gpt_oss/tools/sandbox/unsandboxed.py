@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gpt_oss.tools.sandbox.base import Limits, Result
+from gpt_oss.tools.sandbox.leftovers import scratch_folder
 from gpt_oss.tools.sandbox.process import Launch, ProcessSession, run_once
 
 
@@ -31,6 +31,6 @@ class Unsandboxed:
 
     @asynccontextmanager
     async def launch(self, limits: Limits, *, keep: bool) -> AsyncIterator[Launch]:
-        with tempfile.TemporaryDirectory(prefix="gpt-oss-", ignore_cleanup_errors=True) as folder:
+        async with scratch_folder() as folder:
             env = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "VIRTUAL_ENV")}
             yield Launch([sys.executable], {**env, "TMPDIR": folder}, cwd=folder, watch_memory=True)

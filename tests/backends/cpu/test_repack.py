@@ -64,7 +64,7 @@ def test_another_identity_is_another_file(tmp_path: Path) -> None:
     assert list_cache(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "header", "empty"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "extend", "header", "empty", "blocks", "pages"])
 def test_damage_is_noticed_and_repaired(tmp_path: Path, damage: str) -> None:
     maker = Maker()
     maker.load(tmp_path)
@@ -72,6 +72,21 @@ def test_damage_is_noticed_and_repaired(tmp_path: Path, damage: str) -> None:
     data = bytearray(file.path.read_bytes())
     if damage == "flip":
         data[4096 + 54_321] ^= 4
+    elif damage == "blocks":  # two of 32 KiB that have changed places
+        first, second = 4096 + 4096, 4096 + 4096 + (32 << 10)
+        size = 32 << 10
+        data[first : first + size], data[second : second + size] = (
+            data[second : second + size],
+            data[first : first + size],
+        )
+        assert bytes(data) != file.path.read_bytes()
+    elif damage == "pages":
+        first, second = 4096 + 8192, 4096 + 8192 + (32 << 10)
+        data[first : first + 4096], data[second : second + 4096] = (
+            data[second : second + 4096],
+            data[first : first + 4096],
+        )
+        assert bytes(data) != file.path.read_bytes()
     elif damage == "truncate":
         del data[-4096:]
     elif damage == "extend":
