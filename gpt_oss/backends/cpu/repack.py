@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1  # of the file; the layout of a section is part of its key
+FORMAT = 2  # of the file; the layout of a section is part of its key
 
 _HEADER_BYTES = 4096  # one page, so that the sections are page-aligned in the map
 _ALIGNMENT = 4096
