@@ -20,8 +20,8 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -133,13 +133,40 @@ def on_large_stack(work: Callable[[], T]) -> T:
         thread = threading.Thread(target=run, name="gpt-oss grammar")
         thread.start()
         threading.stack_size(before)
-    thread.join()
+    with _out_of_turn():
+        thread.join()
     if failed:
         raise failed[0]
     return found[0]
 
 
 _starting = threading.Lock()
+# Threads that compute in Python at a time: see `in_turn`.
+_turns = threading.Semaphore(2)
+_here = threading.local()
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """One of the few threads that compute in Python at a time. While it waits for a worker, another one may."""
+    with _turns:
+        _here.has_turn = True
+        try:
+            yield
+        finally:
+            _here.has_turn = False
+
+
+@contextmanager
+def _out_of_turn() -> Iterator[None]:
+    has_turn = getattr(_here, "has_turn", False)
+    if has_turn:
+        _turns.release()
+    try:
+        yield
+    finally:
+        if has_turn:
+            _turns.acquire()
 
 
 class Trials:
@@ -177,7 +204,7 @@ class Trials:
         if not self._waiting.acquire(blocking=False):
             raise CapacityError("too many schemas and grammars are being compiled; try again later")
         try:
-            with self._places:
+            with _out_of_turn(), self._places:
                 return self._asked(job) or self._asked(job) or _no_worker()
         finally:
             self._waiting.release()

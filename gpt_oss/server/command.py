@@ -121,6 +121,7 @@ def open_service(
     """
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
+    from gpt_oss.harmony.trials import contain
     from gpt_oss.load import load
     from gpt_oss.server.gate import ServerOptions
     from gpt_oss.server.keys import Keys, read_keys
@@ -135,6 +136,7 @@ def open_service(
     seal = Seal(seal_key or user_seal_key(args))
     generator = load(args.checkpoint, load_options(args))
     try:
+        contain().warm()  # a process that builds a token table of its own, meanwhile
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
         runner = Runner(
             generator,
