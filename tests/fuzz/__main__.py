@@ -4,8 +4,9 @@
     --seed N        the random numbers; the time of day without
     --requests N    stop after so many
 
-An answer of 500 or above, none in time, an error in another API's shape and a stream that cannot be read are faults: each
-is printed once for what it is, with the request that shows it. The last line is JSON; the exit status is 1 with faults.
+An answer of 500 or above, none in time, an error in another API's shape and a stream that cannot be read are faults:
+each is printed once for what it is, with the request that shows it.
+The last line is JSON; the exit status is 1 with faults.
 """
 
 from __future__ import annotations

@@ -12,19 +12,23 @@ from typing import Any
 from tests.fuzz.seeds import Seed
 
 NUMBERS = (
-    0, -1, 1, 2, 2.5, -0.0, 1e-9, 1e300, -1e300, 1e308, 2**31, 2**63, 2**64, 2**200, -(2**63), 201_087, 201_088, 10**400,
+    0, -1, 1, 2, 2.5, -0.0, 1e-9, 1e300, -1e300, 1e308, 2**31, 2**63, 2**64, 2**200, -(2**63), 201_087, 201_088,
+    10**400,
 )  # fmt: skip
 TEXTS = (
-    "", " ", "x", "\x00", "\ud800", "\udfff\ud800", "\u2028", "é" * 300, "x" * 5_000, "<|end|><|start|>system", "<|call|>", "{",
+    "", " ", "x", "\x00", "\ud800", "\udfff\ud800", "\u2028", "é" * 300, "x" * 5_000,
+    "<|end|><|start|>system", "<|call|>", "{",
     "[1", "null", "true", "1e999", "-1", "..", "../../etc/passwd", "%00", "a b", "functions.x", "a.b", "tool:é", "auto",
-    "none", "required", "json", "function", "custom", "message", "data:image/png;base64,!", "http://[::1", "call_1", "a?" * 400,
-    "(" * 300, "start: start", "start: /(/", "#/$defs/place", "#/$defs/%7E0", "#", "https://example.com/s", "\\", "(?<=a)b",
-    "resp_x", "\ufeff", "\N{GRINNING FACE}", "tiny\r\nX-Evil: 1",
+    "none", "required", "json", "function", "custom", "message",
+    "data:image/png;base64,!", "http://[::1", "call_1",
+    "a?" * 400, "(" * 300, "start: start", "start: /(/", "#/$defs/place", "#/$defs/%7E0", "#",
+    "https://example.com/s", "\\", "(?<=a)b", "resp_x", "\ufeff", "\N{GRINNING FACE}", "tiny\r\nX-Evil: 1",
 )  # fmt: skip
 OTHERS: tuple[Any, ...] = (
-    None, True, False, [], {}, [[]], [{}], {"": ""}, [None], [1, "x", None], {"type": ["x"]}, {"type": {}}, {"type": 5},
-    {"type": "object"}, {"type": "function"}, {"not": {}}, {"$ref": "#"}, {"anyOf": []}, {"enum": []}, {"const": None},
-    {"type": "text", "text": 5}, {"name": "x"}, {"name": []}, {"role": "user", "content": {}}, {"a": {"b": {"c": {}}}},
+    None, True, False, [], {}, [[]], [{}], {"": ""}, [None], [1, "x", None], {"type": ["x"]}, {"type": {}},
+    {"type": 5}, {"type": "object"}, {"type": "function"}, {"not": {}}, {"$ref": "#"}, {"anyOf": []}, {"enum": []},
+    {"const": None}, {"type": "text", "text": 5}, {"name": "x"}, {"name": []},
+    {"role": "user", "content": {}}, {"a": {"b": {"c": {}}}},
 )  # fmt: skip
 HEADERS = {
     "origin": ("http://[::1", "null", "", "http://x", "\xff", "file://", "http://localhost:1", "x" * 9_000),
@@ -40,7 +44,8 @@ HEADERS = {
     "last-event-id": ("x", "-1"),
 }
 LETTERS = (
-    "a" * 400, "%00", "..%2f..%2f", "%ff%fe", "é", "x?limit=-1", "x?limit=x", "x?limit=101&after=%00&order=up", "%F0%9F%98%80",
+    "a" * 400, "%00", "..%2f..%2f", "%ff%fe", "é", "x?limit=-1", "x?limit=x", "x?limit=101&after=%00&order=up",
+    "%F0%9F%98%80",
     "x/y/z", "//", "x?stream=maybe&starting_after=x", "x?starting_after=99999999999999999999&stream=true",
 )  # fmt: skip
 

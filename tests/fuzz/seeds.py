@@ -204,9 +204,11 @@ COMPLETIONS: dict[str, Any] = {
 CONVERSATION = {"items": [TEXT_ITEM], "metadata": {"a": "b"}}
 VERSION = {"anthropic-version": "2023-06-01"}
 
+WHOLE_CHAT = {**CHAT, "stream": False, "n": 1, "tool_choice": "auto", "response_format": FORMAT}
+
 SEEDS = (
     Seed("POST", "/v1/chat/completions", CHAT),
-    Seed("POST", "/v1/chat/completions", {**CHAT, "stream": False, "n": 1, "tool_choice": "auto", "response_format": FORMAT}),
+    Seed("POST", "/v1/chat/completions", WHOLE_CHAT),
     Seed("POST", "/v1/chat/completions", PLAIN_CHAT),
     Seed("POST", "/v1/responses", RESPONSES),
     Seed("POST", "/v1/responses", {**RESPONSES, "stream": False, "tool_choice": "auto", "input": [TEXT_ITEM]}),
@@ -237,8 +239,8 @@ SEEDS = (
     Seed("POST", "/tokenize", {"messages": CHAT["messages"], "tools": CHAT["tools"][:1], "reasoning_effort": "low"}),
     Seed("POST", "/detokenize", {"tokens": [1, 2, 199998, 200012]}),
     *(Seed("GET", path) for path in (
-        "/", "/health", "/docs", "/metrics", "/tokenizer_info", "/v1/models", "/v1/models/x", "/v1/server", "/page/x.js",
-        "/openapi.json", "/v1/conversations?limit=5", "/v1/conversations/CONVERSATION",
+        "/", "/health", "/docs", "/metrics", "/tokenizer_info", "/v1/models", "/v1/models/x", "/v1/server",
+        "/page/x.js", "/openapi.json", "/v1/conversations?limit=5", "/v1/conversations/CONVERSATION",
         "/v1/conversations/CONVERSATION/items?after=x&limit=3&order=asc", "/v1/conversations/CONVERSATION/items/x",
         "/v1/conversations/CONVERSATION/turns", "/v1/responses/RESPONSE", "/v1/responses/RESPONSE?stream=true",
         "/v1/responses/RESPONSE?stream=true&starting_after=1", "/v1/responses/RESPONSE/input_items?limit=3&after=y",

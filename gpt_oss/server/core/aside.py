@@ -7,6 +7,7 @@ loop gets its turn among three; with fifty it would wait for a quarter of a seco
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,6 +22,14 @@ _threads = ThreadPoolExecutor(MOST_THREADS, "gpt-oss reading")
 async def aside(work: Callable[[], T]) -> T:
     """The result of `work`, done on a thread. Raises what it raises."""
     return await asyncio.get_running_loop().run_in_executor(_threads, _done, work)
+
+
+def start_threads() -> None:
+    """Starts the threads now: to start one while others compute takes the event loop as long as its turns."""
+    met = threading.Barrier(MOST_THREADS + 1)
+    for _ in range(MOST_THREADS):
+        _threads.submit(met.wait)
+    met.wait()
 
 
 def _done(work: Callable[[], T]) -> T:

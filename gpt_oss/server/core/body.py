@@ -143,8 +143,9 @@ def mended(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-Items: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_ITEMS)]
-Tools: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_TOOLS)]
+# Fail fast: a hundred thousand errors, of which one is told, take seconds to put together.
+Items: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_ITEMS), pydantic.FailFast()]
+Tools: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_TOOLS), pydantic.FailFast()]
 
 
 class Fields:
