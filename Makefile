@@ -7,6 +7,7 @@
 # make web           the server's page, with npm         make test-web the page's tests, in Chromium
 # make docs          what docs/ computes, then the site, in site/
 # make test-package  wheel and sdist, built and installed clean   make windows-check  the kernels under Wine, cross-compiled
+# make fuzz          wrong requests for every route, FUZZ_SECONDS of them (300)
 # make man           the manual page, from the commands      make sbom     what the package consists of, as CycloneDX
 PYTHON ?= python3
 VENV   ?= .venv
@@ -14,7 +15,7 @@ BIN    := $(VENV)/bin
 MODEL  ?=
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cc' -o -name '*.h')
 
-.PHONY: chat web test-web test test-slow test-docker soak parity lint format sanitize neon-check docs test-package windows-check man sbom clean
+.PHONY: chat web test-web test test-slow test-docker soak fuzz parity lint format sanitize neon-check docs test-package windows-check man sbom clean
 
 chat: $(VENV)/.installed
 	$(BIN)/gpt-oss chat $(MODEL)
@@ -65,6 +66,9 @@ test-web: web $(VENV)/.installed-test
 
 soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak --timeout 1200
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m tests.fuzz
 
 parity: $(VENV)/.installed-test
 	$(BIN)/python -m tests.parity.table

@@ -53,6 +53,7 @@ AS_RELEASED = SamplingParams()
 ANSWER_SHARE = 1 / 8
 KEPT_SHARE = 5 / 8
 AT_ONCE = 100_000  # characters: encoding them takes some ten milliseconds
+A_MESSAGE = 500  # characters that cost as much as the frame of one more message
 LONGEST_TOKEN = 128  # characters; no token of the vocabulary is longer
 
 
@@ -165,8 +166,9 @@ class Turn:
 
     async def _prompt_of_round(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
         """See `_prompt`; a long one is encoded on a thread, so that other turns go on meanwhile."""
-        size = sum(len(_text(message)) for message in (*self._history, *self.messages))
-        if size <= AT_ONCE:
+        messages = [*self._history, *self.messages]
+        size = sum(len(_text(message)) for message in messages)
+        if size + A_MESSAGE * len(messages) <= AT_ONCE:
             return self._prompt(number)
         if number == 0 and not self._limits.drop_oldest:
             least = size // LONGEST_TOKEN

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -292,15 +293,21 @@ class Engine:
             idle = not self._running and not self._waiting
             if not self._receive(block=idle):
                 break
-            self._drop_cancelled()
-            self._admit()
-            if self._running:
-                self._step()
-        closed = BackendError(f"{self.name} was closed")
-        for request in [*self._running, *self._waiting]:
-            self._finish(request, closed)
+            try:
+                self._drop_cancelled()
+                self._admit()
+                if self._running:
+                    self._step()
+            except BaseException as error:  # a defect of ours: nobody waits for ever for an engine that is gone
+                self._end_all(self._told(error, "failed"))
+        self._end_all(BackendError(f"{self.name} was closed"))
         if config.prefix_file is not None:
             save_prefixes(self._cache, self.model, config.prefix_file, config.prefix_identity, config.prefix_file_bytes)
+
+    def _end_all(self, error: GptOssError) -> None:
+        for request in [*self._running, *self._waiting]:
+            with suppress(RuntimeError):  # the event loop of a caller that is gone
+                self._finish(request, error)
 
     def _receive(self, *, block: bool) -> bool:
         """Take in new requests; False when the engine is to end."""
@@ -349,10 +356,16 @@ class Engine:
             self._counters.computed_tokens += sum(item.count + len(item.draft) for item in work)
             self._measure(work, started)
             self._sample(work, logits)
-        except GptOssError as error:
-            self._fail(work, error)
-        except Exception as error:  # a backend may fail in ways of its own; its requests end, the engine goes on
-            self._fail(work, BackendError(f"{self.name} failed while computing: {error}"))
+        except BaseException as error:  # a backend may fail in ways of its own; its requests end, the engine goes on
+            self._fail(work, self._told(error, "failed while computing"))
+
+    def _told(self, error: BaseException, what: str) -> GptOssError:
+        """An error as its request is told it."""
+        if isinstance(error, GptOssError):
+            return error
+        told = BackendError(f"{self.name} {what}: {error}")
+        told.__cause__ = error
+        return told
 
     def _fail(self, work: Sequence[Work], error: GptOssError) -> None:
         for item in work:
@@ -460,35 +473,44 @@ class Engine:
         return Chunk(np.array(tokens, np.int32), position, blocks, window_blocks, item.rows, draw)
 
     def _sample(self, work: Sequence[Work], logits: Logits) -> None:
+        """Hands out what a step computed. A sampler or a grammar that raises ends its own request, not its batch."""
         row = 0
         for item in work:
-            request, samples = item.request, item.samples
-            assert request.lease is not None
-            computed = request.lease.computed + item.count
-            if request.scored is not None:
-                row += self._hand_out_scores(item, logits, row)
-                continue
-            if not samples:
-                self._cache.advance(request.lease, request.tokens, computed, request.prompt_length)
-                continue
-            accepted = 0
-            reason = self._deliver(request, logits, row)
-            for guess in item.draft:
-                if reason is not None or request.tokens[-1] != guess:
-                    break
-                accepted += 1
-                reason = self._deliver(request, logits, row + accepted)
-            row += 1 + len(item.draft)
-            if item.draft and request.drafter is not None:
-                request.drafter.learn(len(item.draft), accepted)
-                self._counters.drafted_tokens += len(item.draft)
-                self._counters.accepted_tokens += accepted
-            self._cache.advance(request.lease, request.tokens, computed + accepted, request.prompt_length)
-            if reason is not None:
-                self._finish(request, None)
+            rows = item.rows
+            try:
+                if item.request.scored is not None:
+                    self._hand_out_scores(item, logits, row)
+                else:
+                    self._hand_out_tokens(item, logits, row)
+            except BaseException as error:  # a library's panic is none of Exception's
+                self._fail([item], self._told(error, "failed while sampling"))
+            row += rows
 
-    def _hand_out_scores(self, item: Work, logits: Logits, row: int) -> int:
-        """Scores of the tokens after those that were computed, and how many rows, from `row` on, they took."""
+    def _hand_out_tokens(self, item: Work, logits: Logits, row: int) -> None:
+        """The token after those that were computed, and those of the draft that were right; rows from `row` on."""
+        request = item.request
+        assert request.lease is not None
+        computed = request.lease.computed + item.count
+        if not item.samples:
+            self._cache.advance(request.lease, request.tokens, computed, request.prompt_length)
+            return
+        accepted = 0
+        reason = self._deliver(request, logits, row)
+        for guess in item.draft:
+            if reason is not None or request.tokens[-1] != guess:
+                break
+            accepted += 1
+            reason = self._deliver(request, logits, row + accepted)
+        if item.draft and request.drafter is not None:
+            request.drafter.learn(len(item.draft), accepted)
+            self._counters.drafted_tokens += len(item.draft)
+            self._counters.accepted_tokens += accepted
+        self._cache.advance(request.lease, request.tokens, computed + accepted, request.prompt_length)
+        if reason is not None:
+            self._finish(request, None)
+
+    def _hand_out_scores(self, item: Work, logits: Logits, row: int) -> None:
+        """Hands out the scores of the tokens after those that were computed; their rows begin at `row`."""
         request, rows = item.request, item.rows
         assert request.lease is not None
         computed = request.lease.computed + item.count
@@ -501,7 +523,6 @@ class Engine:
             request.emit(replace(token, finish_reason="length") if is_last else token)
         if request.left == 0:
             self._finish(request, None)
-        return rows
 
     def _deliver(self, request: Request, logits: Logits, row: int) -> Literal["stop", "length"] | None:
         """Draw the request's next token from a row and hand it out; the reason when it was the last."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from gpt_oss.errors import HarmonyError
@@ -13,6 +12,7 @@ from gpt_oss.harmony.guidance import fault_of
 from gpt_oss.harmony.rewrite import Left, Rewriter
 from gpt_oss.harmony.satisfy import Widener, bury_unmet, contradiction, depth, finish, unmet
 from gpt_oss.harmony.schema import check_schema
+from gpt_oss.harmony.trials import Kept, TooHardError, Trials, is_simple, key_of, trials
 
 # Schemas inside schemas, through references as well. llguidance recurses: 8 MiB of stack end after about 1,300.
 DEEPEST = 256
@@ -30,6 +30,9 @@ class Enforced:
     left_out: tuple[str, ...]
 
 
+_KEPT: Kept[Enforced | Left] = Kept(64 << 20)
+
+
 def enforceable(schema: Mapping[str, Any], where: str, *, strict: bool = False) -> Enforced:
     """What of a schema answers can be held to. `where` is the client's place of it.
 
@@ -38,16 +41,38 @@ def enforceable(schema: Mapping[str, Any], where: str, *, strict: bool = False) 
     for references nested too deep.
     """
     check_schema(schema, where)
-    found = _enforced(json.dumps(schema, default=dict), strict)
+    found = _of(schema, strict, where)
     if isinstance(found, Enforced):
         return found
     place = f"{where}.{found.place}" if found.place else where
     raise HarmonyError(f"{place} {found.what}", field=place)
 
 
-@lru_cache(maxsize=512)
-def _enforced(text: str, strict: bool) -> Enforced | Left:
-    """What can be enforced of a schema, or what is wrong with it. Kept: an agent sends its tools again and again."""
+def _of(schema: Mapping[str, Any], strict: bool, where: str) -> Enforced | Left:
+    """See `enforced`. Kept, for an agent sends its tools again and again; and tried elsewhere first, see trials.py."""
+    text = json.dumps(schema, default=dict)
+    key = key_of(text, str(strict))
+    found = _KEPT.get(key)
+    if found is None:
+        elsewhere = trials()
+        if elsewhere is None or is_simple(schema, text):
+            found = enforced(text, strict)
+        else:
+            found = _told(elsewhere, text, strict, where)
+        _KEPT.put(key, found, 1_000 + 12 * len(text))
+    return found
+
+
+def _told(elsewhere: Trials, text: str, strict: bool, where: str) -> Enforced | Left:
+    try:
+        told = elsewhere.found("enforce", text, "strict" if strict else "")
+    except TooHardError as error:
+        raise HarmonyError(f"{where} {error}", field=where) from None
+    return Enforced(told["schema"], tuple(told["left_out"])) if "schema" in told else Left(**told)
+
+
+def enforced(text: str, strict: bool) -> Enforced | Left:
+    """What can be enforced of a schema, or what is wrong with it."""
     schema = json.loads(text)
     rewriter = Rewriter(schema)
     rewritten = rewriter.document()

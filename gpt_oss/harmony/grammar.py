@@ -8,6 +8,7 @@ Knows nothing of models or sampling.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.enforce import enforceable
-from gpt_oss.harmony.guidance import fault, json_grammar, matcher
+from gpt_oss.harmony.guidance import fault, grammar_text, json_grammar, matcher_of, regex_grammar
 from gpt_oss.harmony.schema import check_schema, type_names
+from gpt_oss.harmony.trials import Kept, Kind, TooHardError, is_simple, key_of, on_large_stack, trials
 from gpt_oss.params import Grammar
 from gpt_oss.vocabulary import ENDOFTEXT, VOCABULARY_SIZE
 
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 _WORDS = (VOCABULARY_SIZE + 31) // 32
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+SLOW_S = 0.02  # of processor time, for one mask; the usual ones take less than a millisecond
+MOST_SLOW_S = 2.0  # of slow masks in one answer, which all answers of a batch wait for
+_SIMPLE = 200_000  # characters of a grammar whose parts are all simple
+_BYTES_A_CHARACTER = 20  # of a grammar that was compiled, where a trial has not measured it
 
 _RULES = r"""
 start: (quiet <|end|> <|start|> "assistant")* last
@@ -62,18 +69,23 @@ class AnswerGrammar:
     """One answer under way; `Grammar` of gpt_oss/params.py.
 
     After `<|return|>` or `<|call|>`, which end an answer, it allows nothing but `<|endoftext|>`. So it does after a
-    token that it does not allow and where it knows no way on, but then the answer is not `whole`: an engine that went
-    astray ends one answer, and raises nothing in the middle of a batch.
+    token that it does not allow, where it knows no way on, and once slow masks have taken MOST_SLOW_S of the engine's
+    time, but then the answer is not `whole`: an engine that went astray ends one answer, and raises nothing in the
+    middle of a batch.
     """
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
+        self._slow_s = 0.0
 
     def mask(self) -> NDArray[np.uint32]:
         """Bit t % 32 of word t // 32 is set where token t may come next; for all ids below VOCABULARY_SIZE."""
         if self._failed:
             return _only(ENDOFTEXT)
+        started = time.thread_time()
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[:_WORDS]
+        taken = time.thread_time() - started
+        self._slow_s += taken if taken > SLOW_S else 0.0
         if self._failed or not mask.any():
             return _only(ENDOFTEXT)
         return mask
@@ -86,10 +98,13 @@ class AnswerGrammar:
     @property
     def _failed(self) -> bool:
         """After a token that was not allowed, and beyond llguidance's own limits of time and memory."""
-        return self._matcher.is_error()
+        return self._slow_s > MOST_SLOW_S or self._matcher.is_error()
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
+
+
+_KEPT: Kept[LLMatcher] = Kept(256 << 20)
 
 
 def answer_grammar(
@@ -155,10 +170,12 @@ class _Part:
 
     where: the client's place of it.
     grammar: llguidance's form of it.
+    simple: it can be compiled without a trial.
     """
 
     where: str
     grammar: Mapping[str, Any]
+    simple: bool = False
 
 
 def _call(channel: str, recipient: str, content: str) -> str:
@@ -171,13 +188,14 @@ def _argument(function: FunctionSchema, strict: bool) -> _Part:
     where = function.place
     match function.argument:
         case "text":
-            return _Part(where, {"lark_grammar": r"start: /(.|\n)*/"})
+            return _Part(where, {"lark_grammar": r"start: /(.|\n)*/"}, simple=True)
         case "lark":
-            return _Part(where, {"lark_grammar": function.definition})
+            grammar = {"lark_grammar": function.definition}
+            _try(where, "compile", grammar_text(grammar))
+            return _Part(where, grammar)
         case "regex":
-            from llguidance import regex_to_lark
-
-            return _Part(where, {"lark_grammar": f"start: /{regex_to_lark(function.definition)}/"})
+            _try(where, "regex", function.definition)
+            return _Part(where, on_large_stack(lambda: regex_grammar(function.definition)))
         case "json":
             if not strict:
                 return _json_part(where, _ANY_OBJECT)
@@ -204,17 +222,49 @@ def _of_arguments(parameters: Mapping[str, Any], where: str) -> Mapping[str, Any
 
 
 def _json_part(where: str, schema: Mapping[str, Any]) -> _Part:
-    return _Part(where, json_grammar(enforceable(schema, where).schema))
+    held = enforceable(schema, where).schema
+    return _Part(where, json_grammar(held), is_simple(schema, json.dumps(schema, default=dict)))
 
 
 def _compile(main: str, parts: Mapping[str, _Part]) -> LLMatcher:
+    """The grammar of an answer. Kept, for an agent sends its tools again and again; see also trials.py."""
     named = [{"name": name, **part.grammar} for name, part in parts.items()]
-    made = matcher({"lark_grammar": main}, *named)
+    text = grammar_text({"lark_grammar": main}, *named)
+    key = key_of(text)
+    made = _KEPT.get(key)
+    if made is None:
+        size = _BYTES_A_CHARACTER * len(text)
+        if trials() is None or (len(text) <= _SIMPLE and all(part.simple for part in parts.values())):
+            made = _made(text, parts)
+        else:
+            size = max(size, _try("the request", "compile", text))
+            made = on_large_stack(lambda: _made(text, parts))
+        _KEPT.put(key, made, size)
+    return made
+
+
+def _try(where: str, kind: Kind, text: str) -> int:
+    """How many bytes a grammar takes. Raises HarmonyError where it cannot be compiled, or not within the limits."""
+    elsewhere = trials()
+    if elsewhere is None:
+        return 0
+    field = where if where != "the request" else None
+    try:
+        found = elsewhere.found(kind, text)
+    except TooHardError as error:
+        raise HarmonyError(f"{where} {error}", field=field) from None
+    if found["fault"] is not None:
+        raise HarmonyError(f"{where} cannot be made a grammar: {found['fault']}", field=field)
+    return int(found["bytes"])
+
+
+def _made(text: str, parts: Mapping[str, _Part]) -> LLMatcher:
+    made = matcher_of(text)
     found = fault(made)
     if found is None:
         return made
     for part in parts.values():  # which of them it was, llguidance does not say
-        alone = fault(matcher(part.grammar))
+        alone = fault(matcher_of(grammar_text(part.grammar)))
         if alone is not None:
             raise HarmonyError(f"{part.where} cannot be made a grammar: {alone}", field=part.where)
     raise HarmonyError(f"the request cannot be made a grammar: {found}")

@@ -78,7 +78,7 @@ def schemas_under(schema: Mapping[str, Any], key: str) -> list[Any]:
 
 def fault_of(schema: Mapping[str, Any]) -> str | None:
     """What llguidance cannot do with a schema, in its own words; None where it can."""
-    return fault(matcher(json_grammar(schema)))
+    return fault(matcher_of(grammar_text(json_grammar(schema))))
 
 
 @lru_cache(maxsize=4096)
@@ -87,11 +87,23 @@ def is_pattern(pattern: str) -> bool:
     return fault_of({"type": "string", "pattern": pattern}) is None
 
 
-def matcher(grammar: Mapping[str, Any], *others: Mapping[str, Any]) -> LLMatcher:
-    """A matcher of a grammar, which may name others. It never raises: see `fault`."""
+def regex_grammar(pattern: str) -> dict[str, Any]:
+    """llguidance's form of a grammar of the texts that a regular expression matches."""
+    from llguidance import regex_to_lark
+
+    return {"lark_grammar": f"start: /{regex_to_lark(pattern)}/"}
+
+
+def grammar_text(grammar: Mapping[str, Any], *others: Mapping[str, Any]) -> str:
+    """A grammar as llguidance reads it; it may name others."""
+    return json.dumps({"grammars": [grammar, *others]})
+
+
+def matcher_of(text: str) -> LLMatcher:
+    """A matcher of a `grammar_text`. It never raises: see `fault`."""
     from llguidance import LLMatcher
 
-    return LLMatcher(_tokenizer(), json.dumps({"grammars": [grammar, *others]}), log_level=0)
+    return LLMatcher(_tokenizer(), text, log_level=0)
 
 
 def fault(made: LLMatcher) -> str | None:
@@ -101,6 +113,11 @@ def fault(made: LLMatcher) -> str | None:
         copy.compute_bitmask()
         made = copy
     return " ".join(made.get_error().split())[:200] if made.is_error() else None
+
+
+def warm() -> None:
+    """Builds the token table, which takes a second or two, now rather than with the first grammar."""
+    _tokenizer()
 
 
 @lru_cache(maxsize=1)

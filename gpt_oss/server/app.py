@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from gpt_oss import __version__
+from gpt_oss.harmony.trials import contain
 from gpt_oss.server import docs_page, models, page, page_api
 from gpt_oss.server.apis import tokenizer
 from gpt_oss.server.apis.anthropic import routes as anthropic
@@ -49,6 +50,7 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
         for live in list(service.live.values()):
             await live.stop()
 
+    contain()
     service.listed = service.names if options.ollama else [service.model]
     app = FastAPI(title="gpt-oss", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service

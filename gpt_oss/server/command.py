@@ -146,7 +146,9 @@ def open_service(
     """
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
+    from gpt_oss.harmony.trials import contain
     from gpt_oss.load import load
+    from gpt_oss.server.core.aside import start_threads
     from gpt_oss.server.gate import ServerOptions, known_hosts
     from gpt_oss.server.runner import Runner
     from gpt_oss.server.service import Service
@@ -159,6 +161,8 @@ def open_service(
     seal = Seal(seal_key or user_seal_key(args))
     generator = _scripted(args) if args.script else load(args.checkpoint, load_options(args))
     try:
+        start_threads()
+        contain().warm()  # a process that builds a token table of its own, meanwhile
         answer_grammar(json_object=True)  # builds the token table now rather than in the first request
         runner = Runner(
             generator,

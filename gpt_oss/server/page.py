@@ -86,7 +86,10 @@ def page_router(*, to_programs: str | None = None) -> APIRouter:
 
 def _read(name: str) -> _File | None:
     path = FOLDER / name
-    if path.parent != FOLDER or name.startswith(".") or not path.is_file():
+    try:
+        if path.parent != FOLDER or name.startswith(".") or not path.is_file():
+            return None
+    except OSError:  # a name too long for a file
         return None
     return _packed(path, path.stat().st_mtime_ns)
 

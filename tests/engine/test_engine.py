@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_oss.backends.base import Chunk, SampledToken
+from gpt_oss.backends.base import Chunk, Float32, SampledToken
 from gpt_oss.engine.engine import Engine, EngineConfig
+from gpt_oss.engine.sampling import Sampler
 from gpt_oss.errors import BackendError, CapacityError, ContextOverflowError, ParameterError
 from gpt_oss.params import SamplingParams
 from tests.engine.fake_model import FakeModel, Rows
@@ -258,6 +259,85 @@ def test_one_failure_ends_its_requests_and_not_the_engine() -> None:
     engine.close()
 
 
+class Panic(BaseException):
+    """What a library of another language raises: none of Exception's."""
+
+
+@dataclass
+class Failing:
+    """A grammar that allows anything, and raises where it is told to."""
+
+    error: BaseException
+    masks: int = 10**9
+    accepts: int = 10**9
+    whole: bool = True
+
+    def mask(self) -> None:
+        self.masks -= 1
+        if self.masks < 0:
+            raise self.error
+
+    def accept(self, token: int) -> None:
+        self.accepts -= 1
+        if self.accepts < 0:
+            raise self.error
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+@pytest.mark.parametrize("error", [ValueError("odd"), Panic("panicked"), MemoryError()])
+@pytest.mark.parametrize("where", ["masks", "accepts"])
+def test_a_sampler_that_raises_ends_its_own_request_only(where: str, error: BaseException, speculate: bool) -> None:
+    """In the middle of a batch, between drafts and prompts under way: all the others get what they get alone."""
+    model = FakeModel(blocks=256, window_blocks=256, repeats=True)
+    engine = Engine(model, EngineConfig(speculate=speculate))
+    usual = SamplingParams(temperature=0, max_tokens=40)
+    broken = replace(usual, grammar=lambda: Failing(error, **{where: 7}))
+    prompts = [[5, 3, 5, 8], [1, 2, 9, 9, 4], [7, 7, 1], [3, 2, 5], SHARED * 6]
+    with ThreadPoolExecutor(8) as pool:
+        wanted = [pool.submit(answer, engine, prompt, usual) for prompt in prompts]
+        failing = [pool.submit(answer, engine, prompt, broken) for prompt in prompts[:3]]
+        for future in failing:
+            with pytest.raises(BackendError, match="failed while sampling"):
+                future.result(30)
+        for prompt, future in zip(prompts, wanted, strict=True):
+            assert future.result(30) == alone(prompt, usual, repeats=True)
+    assert engine.stats().running == 0
+    engine.close()
+
+
+def test_a_score_that_cannot_be_told_ends_its_own_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(FakeModel(blocks=256, window_blocks=256))
+    score = Sampler.score
+
+    def scored(self: Sampler, row: Float32, token: int) -> SampledToken:
+        if self.params.logprobs == 5:
+            raise Panic("panicked")
+        return score(self, row, token)
+
+    monkeypatch.setattr(Sampler, "score", scored)
+    usual = SamplingParams(temperature=0, max_tokens=30)
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.submit(answer, engine, [5, 3, 5], usual)
+        fine = pool.submit(lambda: len(list(engine.score_sync(SHARED, 2))))
+        broken = pool.submit(lambda: list(engine.score_sync(SHARED, 5)))
+        with pytest.raises(BackendError, match="failed while sampling"):
+            broken.result(30)
+        assert fine.result(30) == len(SHARED) - 1
+        assert answers.result(30) == alone([5, 3, 5], usual)
+    engine.close()
+
+
+def test_a_defect_of_the_scheduler_ends_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the engine takes the next request."""
+    engine = Engine(FakeModel())
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_plan", lambda: 1 / 0)
+        with pytest.raises(BackendError, match="division by zero"):
+            answer(engine, [1, 2], SamplingParams(max_tokens=3))
+    assert len(answer(engine, [1, 2], SamplingParams(max_tokens=3))) == 3
+    engine.close()
+
+
 def test_bad_requests_get_a_sentence_with_numbers() -> None:
     engine = Engine(FakeModel(blocks=8, window_blocks=8), EngineConfig(context_tokens=20))
     with pytest.raises(ParameterError, match="no tokens"):
@@ -266,7 +346,7 @@ def test_bad_requests_get_a_sentence_with_numbers() -> None:
         answer(engine, [24], SamplingParams())
     with pytest.raises(ParameterError, match="logit_bias names token 99"):
         answer(engine, [1], SamplingParams(logit_bias={99: 1.0}))
-    with pytest.raises(ContextOverflowError, match="20 tokens leaves no room in the context of 20"):
+    with pytest.raises(ContextOverflowError, match="20 tokens > 20 maximum"):
         answer(engine, [1] * 20, SamplingParams())
     engine.close()
     with pytest.raises(BackendError, match="closed"):

@@ -24,7 +24,7 @@ from gpt_oss.model.checkpoint import open_checkpoint
 from gpt_oss.server.apis.completions.read import read
 from gpt_oss.server.apis.completions.write import Choice, shown
 from gpt_oss.server.core.continuation import Continuation
-from gpt_oss.server.core.tokenising import AT_ONCE, size_of, tokenised
+from gpt_oss.server.core.tokenising import AT_ONCE, tokenised
 from gpt_oss.vocabulary import END, RETURN, decode, decode_bytes, encode_with_special
 from tests.engine.test_engine import Gated
 from tests.evals.choices import Reference, pairs
@@ -369,10 +369,6 @@ def test_long_texts_are_encoded_on_a_thread() -> None:
 
     assert asyncio.run(where(AT_ONCE)) == threading.get_ident()
     assert asyncio.run(where(AT_ONCE + 1)) != threading.get_ident()
-
-
-def test_the_size_of_a_body_is_that_of_its_texts() -> None:
-    assert size_of({"messages": [{"content": "abc"}, {"content": [{"text": "de"}]}], "n": 1}) == 6
 
 
 def test_where_many_wait_a_prompt_to_be_scored_waits_too() -> None:

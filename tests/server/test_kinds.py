@@ -225,7 +225,7 @@ def test_half_a_surrogate_is_replaced(scripted: Scripted, api: Api) -> None:
 @each_api
 @pytest.mark.parametrize(
     "value",
-    ["[" * 100_000 + "]" * 100_000, "[" * 900 + "]" * 900, "9" * 5000, "NaN", "-Infinity", "1e999", '"\\x"', ""],
+    ["[" * 90_000 + "]" * 90_000, "[" * 900 + "]" * 900, "9" * 5000, "NaN", "-Infinity", "1e999", '"\\x"', ""],
     ids=["deep", "less deep", "digits", "NaN", "Infinity", "out of range", "escape", "nothing"],
 )
 def test_what_is_no_json_is_refused_in_the_apis_shape(scripted: Scripted, api: Api, value: str) -> None:

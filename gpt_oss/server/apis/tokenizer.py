@@ -6,7 +6,6 @@ Nothing is put in front of a text: gpt-oss has no token for its beginning, so `a
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
 import pydantic
 from fastapi import APIRouter, Request
@@ -14,10 +13,11 @@ from fastapi import APIRouter, Request
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.from_chat import from_chat
 from gpt_oss.harmony.render import render, render_prompt
-from gpt_oss.server.core.body import Json, read_json
+from gpt_oss.server.core.aside import aside
+from gpt_oss.server.core.body import Items, Json, Tools, read_json
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.logprobs import shown
-from gpt_oss.server.core.tokenising import check_tokens, size_of, tokenised
+from gpt_oss.server.core.tokenising import check_tokens
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import service_of
 from gpt_oss.vocabulary import (
@@ -41,8 +41,8 @@ class TokenizeRequest(pydantic.BaseModel):
 
     model: str = ""
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] = []
+    messages: Items | None = None
+    tools: Tools = []
     reasoning_effort: str = "medium"
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -62,8 +62,8 @@ class DetokenizeRequest(pydantic.BaseModel):
 @router.post("/tokenize", openapi_extra=body_of(TokenizeRequest))
 async def tokenize(request: Request) -> Json:
     body = await read_json(request)
-    wanted = read_as(TokenizeRequest, body)
-    tokens = await tokenised(lambda: _tokens(wanted), size_of(body))
+    wanted = await aside(lambda: read_as(TokenizeRequest, body))
+    tokens = await aside(lambda: _tokens(wanted))
     return {
         "count": len(tokens),
         "max_model_len": service_of(request).runner.generator.context_tokens,
@@ -74,9 +74,8 @@ async def tokenize(request: Request) -> Json:
 
 @router.post("/detokenize", openapi_extra=body_of(DetokenizeRequest))
 async def detokenize(request: Request) -> Json:
-    wanted = read_as(DetokenizeRequest, await read_json(request))
-    check_tokens(wanted.tokens, "tokens")
-    return {"prompt": await tokenised(lambda: decode(wanted.tokens), len(wanted.tokens))}
+    body = await read_json(request)
+    return {"prompt": await aside(lambda: _text(body))}
 
 
 @router.get("/tokenizer_info")
@@ -93,6 +92,13 @@ async def tokenizer_info(request: Request) -> Json:
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
     }
+
+
+def _text(body: object) -> str:
+    """Raises RequestError."""
+    wanted = read_as(DetokenizeRequest, body)
+    check_tokens(wanted.tokens, "tokens")
+    return decode(wanted.tokens)
 
 
 def _tokens(wanted: TokenizeRequest) -> list[int]:

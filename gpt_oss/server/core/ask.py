@@ -106,6 +106,7 @@ def ask_of(
                 later = (calling,) * (min(most_calls, TurnLimits().rounds) - 1) + (last,)
     except HarmonyError as error:
         raise RequestError(str(error), param=error.field) from None
+    tools.toolbox  # noqa: B018  # made here, on the thread that reads, rather than by the turn on the event loop
     return Ask(
         tuple(conversation.messages),
         tools,

@@ -5,27 +5,42 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import numpy as np
+import pydantic
 from starlette.requests import Request
 
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.errors import RequestError
 
 Json: TypeAlias = dict[str, Any]
 DEEPEST = 200  # levels of lists and objects
+AT_ONCE = 20_000  # characters, or bytes: some milliseconds of parsing
+MOST_CONTAINERS = 100_000
+MOST_VALUES = 1_000_000  # of lists and objects together: a prompt of token ids has a hundred thousand
+MOST_ITEMS = 20_000  # messages; more than the longest context has room for
+MOST_TOOLS = 2_000
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 async def read_json(request: Request) -> Any:
     """The body of a request. Raises RequestError for what is no JSON."""
-    return parse_json(await request.body())
+    return await parsed(await request.body())
+
+
+async def parsed(raw: bytes | str) -> Any:
+    """See `parse_json`; a long text is read on a thread."""
+    if len(raw) <= AT_ONCE:
+        return parse_json(raw)
+    return await aside(lambda: parse_json(raw))
 
 
 async def read_object(request: Request) -> Json:
     """The body of a request, where it is an object; an empty body is an empty one. Raises RequestError."""
     raw = await request.body()
-    found = parse_json(raw) if raw.strip() else {}
+    found = await parsed(raw) if raw.strip() else {}
     if not isinstance(found, dict):
         raise RequestError("the body must be an object")
     return found
@@ -34,8 +49,10 @@ async def read_object(request: Request) -> Json:
 def parse_json(raw: bytes | str) -> Any:
     """The value of a JSON text. Lone surrogates in its strings become U+FFFD.
 
-    Raises RequestError for what is no JSON, NaN and infinities, integers too long, and nesting too deep.
+    Raises RequestError for what is no JSON, NaN and infinities, integers too long, nesting too deep, and too many
+    values.
     """
+    _not_too_many(raw)
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8-sig")
         found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
@@ -44,6 +61,35 @@ def parse_json(raw: bytes | str) -> Any:
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are
         raise RequestError(f"the body is not valid JSON: {_reason(error)}") from None
     return _checked(found, replace="\\u" in text or _SURROGATE.search(text) is not None)
+
+
+def _not_too_many(raw: bytes | str) -> None:
+    """Raises RequestError, before anything is parsed, where a text has so many values that parsing them would hold up
+    everybody: thirty megabytes of `[],[],` take seventeen seconds and 765 MB, those of one string a tenth of a second.
+    """
+    if len(raw) <= MOST_CONTAINERS or not _has_too_many(raw):
+        return
+    data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    if _has_too_many(_outside_strings(data)):
+        sentence = f"the body has more than {MOST_CONTAINERS:,} objects and lists, or {MOST_VALUES:,} values"
+        raise RequestError(sentence, status=413)
+
+
+def _has_too_many(text: bytes | str) -> bool:
+    # Counting a character of a text is done at gigabytes a second.
+    if isinstance(text, str):
+        opened, parted = text.count("[") + text.count("{"), text.count(",")
+    else:
+        opened, parted = text.count(b"[") + text.count(b"{"), text.count(b",")
+    return opened > MOST_CONTAINERS or parted > MOST_VALUES
+
+
+def _outside_strings(data: bytes) -> bytes:
+    """What of a JSON text stands outside its strings, quotes included."""
+    plain = np.frombuffer(data.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    within = np.cumsum(plain == ord('"'), dtype=np.uint8) & 1
+    outside: bytes = plain[within == 0].tobytes()
+    return outside
 
 
 def _no_number(name: str) -> float:
@@ -95,6 +141,11 @@ def mended(text: str) -> str:
     if not _SURROGATE.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+# Fail fast: a hundred thousand errors, of which one is told, take seconds to put together.
+Items: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_ITEMS), pydantic.FailFast()]
+Tools: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_TOOLS), pydantic.FailFast()]
 
 
 class Fields:

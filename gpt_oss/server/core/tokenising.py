@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.vocabulary import VOCABULARY_SIZE
 
@@ -17,16 +17,7 @@ async def tokenised(work: Callable[[], T], size: int) -> T:
     """The result of `work`, which encodes texts of so many characters, or reads a body that holds them."""
     if size <= AT_ONCE:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
-def size_of(value: Any) -> int:
-    """The characters of all texts in a JSON value, keys not counted, and one for everything else."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(size_of, value.values()))
-    return sum(map(size_of, value)) if isinstance(value, list) else 1
+    return await aside(work)
 
 
 def check_tokens(tokens: Iterable[int], field: str) -> None:

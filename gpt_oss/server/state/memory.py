@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,18 +25,22 @@ class Memory:
         self._texts: OrderedDict[str, str] = OrderedDict()
         self._size = 0
         self._most = most
+        self._lock = threading.Lock()
 
     def remember(self, keys: Iterable[str], text: str) -> None:
-        for key in keys if text else ():
-            self._size += len(text) - len(self._texts.pop(key, ""))
-            self._texts[key] = text
-        while self._size > self._most:
-            self._size -= len(self._texts.popitem(last=False)[1])
+        with self._lock:
+            for key in keys if text else ():
+                self._size += len(text) - len(self._texts.pop(key, ""))
+                self._texts[key] = text
+            while self._size > self._most:
+                self._size -= len(self._texts.popitem(last=False)[1])
 
     def recall(self, key: str) -> str | None:
-        text = self._texts.get(key)
-        if text is not None:
-            self._texts.move_to_end(key)
+        """From any thread: a request is read on one."""
+        with self._lock:
+            text = self._texts.get(key)
+            if text is not None:
+                self._texts.move_to_end(key)
         return text
 
 

@@ -19,7 +19,7 @@ from gpt_oss.harmony.history import History, formats_of
 from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.server.core.ask import EFFORTS, Ask, ask_of
-from gpt_oss.server.core.body import Fields
+from gpt_oss.server.core.body import Fields, Items, Tools
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted
 from gpt_oss.server.core.sampling import SamplingFields, TokenLimit, stop_texts
@@ -63,10 +63,10 @@ class MessagesRequest(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
 
     model: str = ""
-    messages: list[dict[str, Any]] = pydantic.Field(min_length=1)
+    messages: Items = pydantic.Field(min_length=1)
     max_tokens: TokenLimit = None
     system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Tools | None = None
     tool_choice: dict[str, Any] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = False

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from gpt_oss.server.apis.anthropic.read import Known, MessagesRequest, read_request
 from gpt_oss.server.apis.anthropic.write import MessageWriter
 from gpt_oss.server.core.answer import Answer, parts_of
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.ask import Ask
 from gpt_oss.server.core.body import Json, read_json
 from gpt_oss.server.core.errors import Shape, as_response
@@ -24,8 +25,8 @@ router = APIRouter()
 async def create(request: Request) -> Response:
     """A message, or with `stream` its events."""
     service = service_of(request)
-    wanted = read_as(MessagesRequest, await read_json(request))
-    ask = read_request(wanted, _known(service))
+    given = await read_json(request)
+    wanted, ask = await aside(lambda: _read(given, service))
     writer = MessageWriter(service.model, service.seal.close)
     events = _events(service, ask, writer)
     headers = warning_headers(ask.warnings)
@@ -44,10 +45,15 @@ async def create(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """How long a request's prompt is."""
     service = service_of(request)
-    wanted = read_as(MessagesRequest, await read_json(request))
-    ask = read_request(wanted, _known(service), counts_only=True)
+    given = await read_json(request)
+    _, ask = await aside(lambda: _read(given, service, counts_only=True))
     await ask.tools.toolbox.close()
-    return JSONResponse({"input_tokens": len(ask.prompt())})
+    return JSONResponse({"input_tokens": len(await aside(ask.prompt))})
+
+
+def _read(given: object, service: Service, *, counts_only: bool = False) -> tuple[MessagesRequest, Ask]:
+    wanted = read_as(MessagesRequest, given)
+    return wanted, read_request(wanted, _known(service), counts_only=counts_only)
 
 
 def _known(service: Service) -> Known:

@@ -12,7 +12,7 @@ from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.from_chat import read_chat
 from gpt_oss.harmony.history import History, formats_of
 from gpt_oss.server.core.ask import Ask, ask_of, effort_of
-from gpt_oss.server.core.body import Fields
+from gpt_oss.server.core.body import Fields, Items, Tools
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.sampling import SamplingFields, TokenLimit, stop_texts
 from gpt_oss.server.core.tools import Choice, ToolSet, ToolSpec, custom_spec, function_spec
@@ -39,10 +39,10 @@ class ChatRequest(SamplingFields):
     """The fields that mean something here. Others are accepted and have no effect, as in other servers."""
 
     model: str = ""
-    messages: list[dict[str, Any]] = pydantic.Field(min_length=1)
-    tools: list[dict[str, Any]] | None = None
+    messages: Items = pydantic.Field(min_length=1)
+    tools: Tools | None = None
     tool_choice: str | dict[str, Any] | None = None
-    functions: list[dict[str, Any]] | None = None
+    functions: Tools | None = None
     function_call: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     reasoning_effort: str | None = None

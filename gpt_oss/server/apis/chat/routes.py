@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from gpt_oss.server.apis.chat.read import ChatAsk, ChatRequest, read_request
 from gpt_oss.server.apis.chat.write import ChoiceWriter, chunk, completion, usage_of
 from gpt_oss.server.core.answer import Answer, Begun, Part, Piece, parts_of
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Json, read_json
 from gpt_oss.server.core.errors import RequestError, as_response
 from gpt_oss.server.core.pages import page_of
@@ -29,7 +30,8 @@ PATH = "/v1/chat/completions"
 async def create(request: Request) -> Response:
     """An answer, or with `stream` a stream of its parts."""
     service = service_of(request)
-    wanted = read_request(read_as(ChatRequest, await read_json(request)), service.memory.recall)
+    given = await read_json(request)
+    wanted = await aside(lambda: read_request(read_as(ChatRequest, given), service.memory.recall))
     identity = service.identity("chatcmpl-")
     writers = [
         ChoiceWriter(shows_reasoning=wanted.shows_reasoning, as_functions=wanted.as_functions)

@@ -12,11 +12,11 @@ from fastapi.responses import Response
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.apis.completions.read import CompletionRequest, Wanted, read
 from gpt_oss.server.apis.completions.write import Choice, usage
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Json, read_json
 from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.core.errors import as_response
 from gpt_oss.server.core.stream import event, merged, streamed, whole
-from gpt_oss.server.core.tokenising import tokenised
 from gpt_oss.server.openapi import body_of
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import service_of
@@ -29,7 +29,7 @@ async def create(request: Request) -> Response:
     """A text for each prompt and each of `n`, or with `stream` its pieces."""
     service = service_of(request)
     body = await read_json(request)
-    wanted = await tokenised(lambda: read(body), len(await request.body()))
+    wanted = await aside(lambda: read(body))
     prompts = [prompt for prompt in wanted.prompts for _ in range(wanted.n)]
     choices = [Choice(index, Continuation(prompt, wanted.stops)) for index, prompt in enumerate(prompts)]
     identity = service.identity("cmpl-") | {"object": "text_completion"}

@@ -13,7 +13,7 @@ from gpt_oss.harmony.history import History, arguments_of, formats_of
 from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
 from gpt_oss.server.core.ask import Ask, ask_of, effort_of
-from gpt_oss.server.core.body import Fields
+from gpt_oss.server.core.body import Fields, Items, Tools
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.sampling import SamplingFields, stop_texts
 from gpt_oss.server.core.tools import ToolSet, ToolSpec, function_spec
@@ -27,13 +27,13 @@ class OllamaRequest(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
 
     model: str = ""
-    messages: list[dict[str, Any]] | None = None
+    messages: Items | None = None
     prompt: str = ""
     system: str | None = None
     raw: bool = False
     suffix: str | None = None
     images: list[Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Tools | None = None
     format: str | dict[str, Any] | None = None
     options: dict[str, Any] | None = None
     stream: bool = True

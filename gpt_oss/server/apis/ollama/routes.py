@@ -16,12 +16,14 @@ from gpt_oss.events import Usage
 from gpt_oss.server.apis.ollama.read import OllamaOptions, OllamaRequest, read_conversation
 from gpt_oss.server.apis.ollama.write import Clock, LineWriter
 from gpt_oss.server.core.answer import Answer, parts_of
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.ask import Ask
 from gpt_oss.server.core.body import Json, read_json
 from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.core.errors import RequestError, Shape, as_response
 from gpt_oss.server.core.sampling import sampling_params, stop_texts
 from gpt_oss.server.core.stream import line, merged, streamed, warning_headers, whole
+from gpt_oss.server.core.tokenising import tokenised
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, encode_with_special
@@ -32,8 +34,13 @@ router = APIRouter()
 
 
 async def _parse(request: Request) -> tuple[OllamaRequest, OllamaOptions]:
-    wanted = read_as(OllamaRequest, await read_json(request))
-    return wanted, read_as(OllamaOptions, wanted.options or {})
+    given = await read_json(request)
+
+    def read() -> tuple[OllamaRequest, OllamaOptions]:
+        wanted = read_as(OllamaRequest, given)
+        return wanted, read_as(OllamaOptions, wanted.options or {})
+
+    return await aside(read)
 
 
 @router.post("/api/chat", openapi_extra=body_of(OllamaRequest))
@@ -42,7 +49,8 @@ async def chat(request: Request) -> Response:
     if not wanted.messages:  # asked only to load the model
         message = {"role": "assistant", "content": ""}
         return JSONResponse({**_stamp(wanted), "message": message, "done": True, "done_reason": "load"})
-    ask = read_conversation(wanted, options, wanted.messages, service_of(request).memory.recall)
+    messages, recall = wanted.messages, service_of(request).memory.recall
+    ask = await aside(lambda: read_conversation(wanted, options, messages, recall))
     return await _answered(request, wanted, ask, as_chat=True)
 
 
@@ -58,7 +66,8 @@ async def generate(request: Request) -> Response:
     if wanted.raw:
         return await _continued(request, wanted, options)
     system = [{"role": "system", "content": wanted.system}] if wanted.system else []
-    ask = read_conversation(wanted, options, [*system, {"role": "user", "content": wanted.prompt}])
+    messages = [*system, {"role": "user", "content": wanted.prompt}]
+    ask = await aside(lambda: read_conversation(wanted, options, messages))
     return await _answered(request, wanted, ask, as_chat=False)
 
 
@@ -81,7 +90,8 @@ async def _continued(request: Request, wanted: OllamaRequest, options: OllamaOpt
         raise RequestError("format and tools need a conversation: leave raw out", param="raw")
     service = service_of(request)
     params = sampling_params(options.as_fields(), max_tokens=options.max_tokens, stop_token_ids=(ENDOFTEXT, RETURN))
-    choice = Continuation(encode_with_special(wanted.prompt), stop_texts(options, "options.stop"))
+    prompt = await tokenised(lambda: encode_with_special(wanted.prompt), len(wanted.prompt))
+    choice = Continuation(prompt, stop_texts(options, "options.stop"))
     clock = Clock()
     last: Json = {}
 

@@ -10,6 +10,7 @@ from gpt_oss.server.apis.responses.read import ResponsesRequest, read_request
 from gpt_oss.server.apis.responses.transcript import Transcript
 from gpt_oss.server.apis.responses.write import usage_of
 from gpt_oss.server.core.answer import Answer, Closed, Opened, parts_of
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Json
 from gpt_oss.server.service import Service
 from gpt_oss.turn import TurnLimits
@@ -27,7 +28,8 @@ async def compact(service: Service, request: ResponsesRequest, transcript: Trans
     """
     ask = {"type": "message", "role": "user", "content": ASK}
     bare = request.model_copy(update={"tools": [], "tool_choice": "auto", "text": None, "stream": False})
-    wanted = replace(read_request(bare, [*transcript.items, ask]).ask, limits=TurnLimits())
+    read = await aside(lambda: read_request(bare, [*transcript.items, ask]))
+    wanted = replace(read.ask, limits=TurnLimits())
     answer = Answer(wanted.tools)
     said: list[str] = []
     kind = ""

@@ -13,7 +13,7 @@ from gpt_oss.harmony.history import History, formats_of
 from gpt_oss.server.apis.responses.items import found_tools, read_items
 from gpt_oss.server.apis.responses.tools import choice_of, specs_of
 from gpt_oss.server.core.ask import Ask, ask_of, effort_of
-from gpt_oss.server.core.body import Json
+from gpt_oss.server.core.body import Items, Json, Tools
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.hosted import NOTHING_HOSTED, Hosted, McpTools
 from gpt_oss.server.core.sampling import SamplingFields, TokenLimit
@@ -38,9 +38,9 @@ class ResponsesRequest(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="ignore")
 
     model: str = ""
-    input: str | list[dict[str, Any]] = ""
+    input: str | Items = ""
     instructions: str | None = None
-    tools: list[dict[str, Any]] = []
+    tools: Tools = []
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool | None = True
     reasoning: Reasoning | None = None

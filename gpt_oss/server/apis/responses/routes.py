@@ -18,6 +18,7 @@ from gpt_oss.server.apis.responses.read import ResponseAsk, ResponsesRequest, re
 from gpt_oss.server.apis.responses.transcript import CALLS, Transcript, transcript_of
 from gpt_oss.server.apis.responses.write import ResponseWriter
 from gpt_oss.server.core import stream
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Json, read_json
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.core.hosted import McpTools
@@ -43,7 +44,7 @@ async def here() -> Response:
 async def create(request: Request) -> Response:
     """A Response, or with `stream` its events. With `background` it is computed whether or not anyone waits."""
     service = service_of(request)
-    wanted = read_as(ResponsesRequest, await read_json(request))
+    wanted = await _wanted(request)
     live = await begin(service, wanted, await transcript_of(wanted, service))
     headers = warning_headers(live.writer.wanted.ask.warnings)
     if wanted.background:
@@ -64,6 +65,11 @@ async def create(request: Request) -> Response:
     if live.writer.status == "failed":
         raise live.failure or RuntimeError("the response failed")
     return JSONResponse(live.writer.response(), headers=headers)
+
+
+async def _wanted(request: Request) -> ResponsesRequest:
+    given = await read_json(request)
+    return await aside(lambda: read_as(ResponsesRequest, given))
 
 
 async def begin(service: Service, wanted: ResponsesRequest, transcript: Transcript) -> LiveResponse:
@@ -108,13 +114,15 @@ async def _read(service: Service, wanted: ResponsesRequest, transcript: Transcri
     """The request's ask, with the MCP servers that it names connected. Raises RequestError."""
     mcp = await service.hosted.connect(wanted.tools)
     try:
-        return read_request(
-            wanted,
-            transcript.items,
-            service.hosted,
-            conversation=transcript.conversation,
-            mcp=mcp,
-            recall=service.memory.recall,
+        return await aside(
+            lambda: read_request(
+                wanted,
+                transcript.items,
+                service.hosted,
+                conversation=transcript.conversation,
+                mcp=mcp,
+                recall=service.memory.recall,
+            )
         )
     except BaseException:
         await _disconnect(mcp)
@@ -250,11 +258,12 @@ async def _stored(service: Service, identity: str) -> Stored:
 async def input_tokens(request: Request) -> Json:
     """How long a request's prompt is."""
     service = service_of(request)
-    wanted = read_as(ResponsesRequest, await read_json(request))
+    wanted = await _wanted(request)
     transcript = await transcript_of(wanted, service)
-    ask = read_request(wanted, transcript.items, service.hosted, recall=service.memory.recall).ask
+    recall = service.memory.recall
+    ask = (await aside(lambda: read_request(wanted, transcript.items, service.hosted, recall=recall))).ask
     await ask.tools.toolbox.close()
-    return {"object": "response.input_tokens", "input_tokens": len(ask.prompt())}
+    return {"object": "response.input_tokens", "input_tokens": len(await aside(ask.prompt))}
 
 
 @router.post("/v1/responses/compact", openapi_extra=body_of(ResponsesRequest))
@@ -264,7 +273,7 @@ async def compacted(request: Request) -> Response:
     body = await read_json(request)
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         raise RequestError("model is missing", param="model")
-    wanted = read_as(ResponsesRequest, {**body, "tools": []})
+    wanted = await aside(lambda: read_as(ResponsesRequest, {**body, "tools": []}))
     transcript = await transcript_of(wanted, service)
     output, usage = await unless_gone(request, compact(service, wanted, transcript))
     identity = {"id": f"resp_{uuid.uuid4().hex}", "object": "response.compaction", "created_at": int(time.time())}

@@ -21,7 +21,8 @@ from gpt_oss.server.apis.responses.routes import begin
 from gpt_oss.server.apis.responses.transcript import Transcript, transcript_of
 from gpt_oss.server.apis.responses.write import ResponseWriter
 from gpt_oss.server.core import stream
-from gpt_oss.server.core.body import Json, parse_json
+from gpt_oss.server.core.aside import aside
+from gpt_oss.server.core.body import Json, parsed
 from gpt_oss.server.core.errors import ENDS, RequestError, as_response
 from gpt_oss.server.openapi import read_as
 from gpt_oss.server.service import Service
@@ -58,7 +59,7 @@ class _Answers:
         while True:
             text = await frames.get()
             try:
-                await self._answer(_body(text))
+                await self._answer(await _body(text))
             except ENDS:
                 raise
             except BaseException as error:
@@ -68,7 +69,8 @@ class _Answers:
                 await self._send({"type": "error", "status": status, **body})
 
     async def _answer(self, body: Json) -> None:
-        wanted = read_as(ResponsesRequest, {k: v for k, v in body.items() if k not in ("type", "stream")})
+        given = {name: value for name, value in body.items() if name not in ("type", "stream")}
+        wanted = await aside(lambda: read_as(ResponsesRequest, given))
         if wanted.background:
             raise RequestError("a WebSocket has no background; ask over HTTP", param="background")
         last = self._last
@@ -103,15 +105,17 @@ class _Answers:
 
     async def _warm_up(self, wanted: ResponsesRequest, transcript: Transcript) -> None:
         service = self._service
-        ask = read_request(
-            wanted,
-            transcript.items,
-            service.hosted,
-            conversation=transcript.conversation,
-            recall=service.memory.recall,
+        ask = await aside(
+            lambda: read_request(
+                wanted,
+                transcript.items,
+                service.hosted,
+                conversation=transcript.conversation,
+                recall=service.memory.recall,
+            )
         )
         writer = ResponseWriter(ask, service.model)
-        prompt = ask.ask.prompt()
+        prompt = await aside(ask.ask.prompt)
         async with aclosing(self._service.runner.tokens(prompt, SamplingParams(max_tokens=1))) as tokens:
             async for _ in tokens:
                 pass
@@ -124,8 +128,8 @@ class _Answers:
         await self._socket.send_text(stream.json_text(event))
 
 
-def _body(text: str) -> Json:
-    body = parse_json(text)
+async def _body(text: str) -> Json:
+    body = await parsed(text)
     if not isinstance(body, dict) or body.get("type") != "response.create":
         raise RequestError("a frame is an object of type response.create", param="type")
     return body

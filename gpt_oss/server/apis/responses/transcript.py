@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gpt_oss.server.apis.responses import client_tools
 from gpt_oss.server.apis.responses.items import BUILT_IN
 from gpt_oss.server.apis.responses.read import ResponsesRequest, as_items
+from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Fields, Json
 from gpt_oss.server.core.errors import RequestError
 from gpt_oss.server.service import Service
@@ -45,7 +46,7 @@ async def transcript_of(
 ) -> Transcript:
     """nearby: all items that led to a response, and its own, where somebody else than the store remembers them. Raises
     RequestError for what is not kept here."""
-    added = with_ids(as_items(request.input))
+    added = await aside(lambda: with_ids(as_items(request.input)))
     earlier: list[Json] = []
     conversation = _conversation_id(request)
     if request.previous_response_id and conversation:
@@ -61,8 +62,8 @@ async def transcript_of(
         earlier = await store.items(conversation)
     items = await _dereferenced([*earlier, *added], service)
     if earlier:
-        _check_answers(items, added)
-    return Transcript(with_reasoning(items, service), added, conversation)
+        await aside(lambda: _check_answers(items, added))
+    return Transcript(await aside(lambda: with_reasoning(items, service)), added, conversation)
 
 
 def _check_answers(items: Sequence[Json], added: Sequence[Json]) -> None:

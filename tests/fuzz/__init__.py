@@ -1,0 +1,1 @@
+"""Bodies and headers that no client should send, for every route: `make fuzz`. See __main__.py."""
