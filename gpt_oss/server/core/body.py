@@ -144,8 +144,8 @@ def mended(text: str) -> str:
 
 
 # Fail fast: a hundred thousand errors, of which one is told, take seconds to put together.
-Items: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_ITEMS), pydantic.FailFast()]
-Tools: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_TOOLS), pydantic.FailFast()]
+Items: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_ITEMS, fail_fast=True)]
+Tools: TypeAlias = Annotated[list[Json], pydantic.Field(max_length=MOST_TOOLS, fail_fast=True)]
 
 
 class Fields:
