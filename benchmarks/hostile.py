@@ -206,7 +206,7 @@ def _serve() -> None:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def server() -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.hostile", "--serve"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -232,7 +232,7 @@ def main() -> None:
         _serve()
         return
     given = attacks()
-    with _server() as url, Watch(url) as watch:
+    with server() as url, Watch(url) as watch:
         time.sleep(3)
         quiet = percentile(watch.waits, 0.99)
         watch.waits.clear()

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from openai_harmony import Author, Message, Role, TextContent
+from openai_harmony import Author, DeveloperContent, Message, Role, TextContent
 
 from gpt_oss.backends.base import TokenGenerator
 from gpt_oss.errors import ContextOverflowError
@@ -36,6 +36,7 @@ from gpt_oss.events import (
 from gpt_oss.harmony import Conversation, MessageDone, MessageStarted, ParsedMessage, Parser, TextDelta, render_prompt
 from gpt_oss.harmony.events import Event as HarmonyEvent
 from gpt_oss.harmony.render import AnyMessage, ResponseFormat
+from gpt_oss.harmony.trials import in_turn
 from gpt_oss.params import SamplingParams
 from gpt_oss.tools.citations import CitationReader, Piece
 from gpt_oss.tools.functions import FunctionTool
@@ -165,16 +166,20 @@ class Turn:
     # The prompt
 
     async def _prompt_of_round(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
-        """See `_prompt`; a long one is encoded on a thread, so that other turns go on meanwhile."""
+        """See `_prompt`; one that is long, or declares tools, is written on a thread: other turns go on meanwhile."""
         messages = [*self._history, *self.messages]
         size = sum(len(_text(message)) for message in messages)
-        if size + A_MESSAGE * len(messages) <= AT_ONCE:
+        if size + A_MESSAGE * len(messages) <= AT_ONCE and not self._formats and not any(map(_declares, messages)):
             return self._prompt(number)
         if number == 0 and not self._limits.drop_oldest:
             least = size // LONGEST_TOKEN
             if least >= self._generator.context_tokens:  # whatever its tokens are
                 raise ContextOverflowError.of(least, self._generator.context_tokens)
-        return await asyncio.to_thread(self._prompt, number)
+        return await asyncio.to_thread(self._prompt_in_turn, number)
+
+    def _prompt_in_turn(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
+        with in_turn():
+            return self._prompt(number)
 
     def _prompt(self, number: int) -> tuple[list[int] | None, ContextTrimmed | None]:
         """The next round's tokens, without as many of the oldest turns as have to go; None where that does not help."""
@@ -337,6 +342,13 @@ class Turn:
             usage.output_tokens + output,
             usage.reasoning_tokens + reasoning,
         )
+
+
+def _declares(message: AnyMessage) -> bool:
+    """Whether it declares functions, whose schemas have to be written out."""
+    if isinstance(message, ParsedMessage):
+        return False
+    return any(isinstance(content, DeveloperContent) and content.tools for content in message.content)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import codecs
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
 from types import MappingProxyType
@@ -64,6 +64,8 @@ PATTERN: Final = "|".join(
     ]
 )
 
+BLOCK: Final = 50_000  # characters; some milliseconds of encoding
+_BETWEEN_WORDS: Final = re.compile("(?<=[a-z]) (?=[a-z])")
 LONGEST_RUN: Final = 8192  # characters that are encoded as one word at most; ordinary words are far shorter
 
 _SPACES = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -144,12 +146,30 @@ def encode_ordinary(text: str) -> list[int]:
     Lone surrogates, which UTF-8 cannot hold, become U+FFFD.
     """
     text = _without_surrogates(text)
+    if len(text) <= BLOCK:
+        return _encoded(text)
+    return [token for block in _blocks(text) for token in _encoded(block)]
+
+
+def _encoded(text: str) -> list[int]:
     encode = _encoding().encode_ordinary
     cuts = _cuts(text)
     if not cuts:
         return encode(text)
     pieces = zip([0, *cuts], [*cuts, len(text)], strict=True)
     return [token for start, end in pieces for token in encode(text[start:end])]
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The text in pieces, between which the pattern cuts in any case: before a space between two small letters.
+
+    Other threads have to wait for each, for regular expressions hold Python's lock.
+    """
+    start = 0
+    while len(text) - start > BLOCK and (found := _BETWEEN_WORDS.search(text, start + BLOCK)):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
 
 
 def encode_with_special(text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,3 +174,34 @@ def test_importing_the_vocabulary_loads_nothing() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "0"]
+
+
+def test_a_long_text_has_the_tokens_that_it_has_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is encoded in blocks, which begin where the pattern cuts in any case."""
+    monkeypatch.setattr(vocabulary, "BLOCK", 200)
+    chance = random.Random(3)
+    parts = [
+        "a",
+        "b",
+        "Z",
+        " ",
+        "  ",
+        "\n",
+        "é",
+        "1",
+        "don't",
+        "'s",
+        ", ",
+        "x y",
+        " \n a",
+        "日本",
+        " word",
+        " THE",
+        ".",
+    ]
+    for _ in range(1_000):
+        text = "".join(chance.choice(parts) for _ in range(chance.randint(50, 900)))
+        with monkeypatch.context() as whole:
+            whole.setattr(vocabulary, "BLOCK", 10_000)
+            wanted = encode_ordinary(text)
+        assert encode_ordinary(text) == wanted

@@ -38,6 +38,8 @@ def main() -> None:
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     warm()
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever waits for an answer comes first
     gc.freeze()
     while (job := read_frame(jobs)) is not None:
         answers.write(framed(_forked(job, limits) if hasattr(os, "fork") else _answer(job, limits)))

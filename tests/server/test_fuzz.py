@@ -12,10 +12,10 @@ REQUESTS = 4_000
 
 
 async def test_no_request_makes_the_server_fail(tmp_path: Path) -> None:
-    found = await run(tmp_path, seed=20, seconds=400, most=REQUESTS)
+    found = await run(tmp_path, seed=20, seconds=90, most=REQUESTS)
     told = [f"{count} x {kind}\n{sent}" for kind, (sent, count) in found.faults.items()]
     assert not told, "\n\n".join(told)
-    assert found.requests > 500
+    assert found.requests > 200
 
 
 def test_the_fuzzer_knows_a_fault() -> None:
