@@ -115,11 +115,11 @@ async def turns(request: Request, identity: str) -> Json:
     found = await store.conversation(identity)
     if found is None:
         raise RequestError(f"there is no conversation {identity!r}", param="conversation_id", status=404)
-    live = service_of(request).live
+    service = service_of(request)
     data = []
     for stored, trace in await turns_of(store, identity):
-        under_way = live.get(stored.body["id"])
-        body = under_way.writer.response() if under_way else stored.body
+        under_way = service.live_response(stored.body["id"])
+        body = under_way.response() if under_way else stored.body
         data.append({"response": body, "input": stored.input_items, "timing": timing(trace) if trace else None})
     return {"object": "list", "conversation": found, "data": data}
 

@@ -24,7 +24,7 @@ from gpt_oss.server.core import stream
 from gpt_oss.server.core.body import Json, parse_json
 from gpt_oss.server.core.errors import ENDS, RequestError, as_response
 from gpt_oss.server.openapi import read_as
-from gpt_oss.server.service import Service
+from gpt_oss.server.service import service_of
 
 router = APIRouter()
 log = logging.getLogger("gpt_oss.server")
@@ -50,7 +50,7 @@ class _Answers:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
-        self._service: Service = socket.app.state.service
+        self._service = service_of(socket)
         self._last: dict[str, list[Json]] = {}
 
     async def to(self, frames: asyncio.Queue[str]) -> None:
@@ -111,7 +111,7 @@ class _Answers:
         )
         writer = ResponseWriter(ask, service.model)
         prompt = ask.ask.prompt()
-        async with aclosing(self._service.runner.tokens(prompt, SamplingParams(max_tokens=1))) as tokens:
+        async with aclosing(self._service.asker.tokens(prompt, SamplingParams(max_tokens=1))) as tokens:
             async for _ in tokens:
                 pass
         events = [*writer.start(), *writer.done_with_nothing(Usage(prompt_tokens=len(prompt)))]
