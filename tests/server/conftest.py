@@ -114,6 +114,7 @@ def emptied(url: str) -> str:
     """The URL, of a database in which there are none of our tables."""
     engine = sql.create_engine(database_url(url))
     with engine.begin() as connection:
+        connection.execute(sql.text("SET lock_timeout = 20000"))
         for table in schema.tables.tables:
             connection.execute(sql.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
     engine.dispose()

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -122,17 +122,17 @@ def test_what_cannot_be_written_is_refused(url: str, more: dict[str, bool]) -> N
 
 @pytest.mark.parametrize("background", [False, True])
 def test_an_end_that_cannot_be_written_is_a_failure_and_is_written_later(url: str, background: bool) -> None:
-    with keeping(url, slow(0.001)) as live:
-        lock = locked(url)
-        events = streamed(live, lambda number: lock.__enter__() if number == 50 else None, background=background)
+    with keeping(url, slow(0.001)) as live, ExitStack() as lock:
+        at = {50: lambda: lock.enter_context(locked(url))}
+        events = streamed(live, lambda number: at.get(number, lambda: None)(), background=background)
         last, identity = events[-1], events[-1]["response"]["id"]
         assert last["type"] == "response.failed"
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert [event["type"] for event in events].count("response.completed") == 0
-        assert statuses(url) == {identity: "in_progress"}
+        assert statuses(url)[identity] in schema.UNDER_WAY
         asked = httpx.get(f"{live.url}/v1/responses/{identity}").json()
         assert asked == last["response"], "the server knows better than its database"
-        lock.__exit__(None, None, None)
+        lock.close()
         wait_until(lambda: statuses(url) == {identity: "failed"}, 30)
         wait_until(lambda: not live.service.live)
         assert httpx.get(f"{live.url}/v1/responses/{identity}").json() == asked
@@ -145,22 +145,16 @@ def test_an_end_waits_for_a_short_lock(url: str) -> None:
     """Until the row is written nobody is told of the end, nor shown it."""
     store = Store(url, patience_s=60)
     with serving(slow(0.001), store=store) as live:
-        lock = locked(url)
-        seen: list[Any] = []
-
-        def at(number: int) -> None:
-            if number == 50:
-                lock.__enter__()
-
-        with ThreadPoolExecutor(1) as pool:
-            reading = pool.submit(streamed, live, at)
+        with ThreadPoolExecutor(1) as pool, ExitStack() as lock:
+            at = {50: lambda: lock.enter_context(locked(url))}
+            reading = pool.submit(streamed, live, lambda number: at.get(number, lambda: None)())
             wait_until(lambda: len(statuses(url)) == 1, 30)
             identity = next(iter(statuses(url)))
             wait_until(lambda: live.runner.running == 0, 30)
             shown = httpx.get(f"{live.url}/v1/responses/{identity}").json()
             assert (shown["status"], shown["usage"], statuses(url)) == ("in_progress", None, {identity: "in_progress"})
             assert not reading.done()
-            lock.__exit__(None, None, None)
+            lock.close()
             seen = reading.result()
         assert seen[-1]["type"] == "response.completed"
         assert statuses(url) == {identity: "completed"}
@@ -298,11 +292,13 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
 
 async def test_errors_tell_nothing_of_what_was_said(url: str) -> None:
     store = Store(url)
-    await store.begin(body("r", secret="Wenn das einer liest"), [])
+    said = "-".join(["nobody", "may", "read", "this"])  # not in the lines of this test, which a traceback quotes
+    await store.begin(body("r", said=said), [])
     with pytest.raises(StoreError) as twice:
-        await store.begin(body("r", secret="Wenn das einer liest"), [])
-    assert "INSERT" in "".join(traceback.format_exception(twice.value))
-    assert "einer liest" not in "".join(traceback.format_exception(twice.value))
+        await store.begin(body("r", said=said), [])
+    told = "".join(traceback.format_exception(twice.value))
+    assert "INSERT" in told
+    assert said not in told
     store.close()
 
 
@@ -321,7 +317,6 @@ def test_servers_that_share_a_folder_know_who_is_gone(tmp_path: Path) -> None:
     assert third.name != second.name
     assert third.is_gone(second.name)
     assert not first.is_gone(third.name)
-    assert not third.is_gone("../elsewhere/1") or third.is_gone("nobody/1")
 
 
 async def test_only_what_servers_that_are_gone_had_under_way_is_marked(url: str, tmp_path: Path) -> None:
