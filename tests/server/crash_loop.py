@@ -164,7 +164,10 @@ def crash_loop(checkpoint: Path, home: Path, port: int, *, kills: int, store: st
             clients = [threading.Thread(target=ask_on_and_on, args=(client, told, ending)) for _ in range(CLIENTS)]
             for each in clients:
                 each.start()
-            time.sleep(random.uniform(0.2, 1.5))
+            enough, latest = random.randrange(1, 12), time.monotonic() + 20
+            while len(told.bodies) < enough and time.monotonic() < latest:
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 0.3))
             server.send_signal(signal.SIGKILL)
             server.wait()
             ending.set()
