@@ -29,6 +29,7 @@ from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import Store, StoreError
 
 FORGET_EVERY_S = 3600.0
+AGAIN_S = 60.0
 OLLAMA_SAYS = "Ollama is running"
 USUAL = ServerOptions()
 log = logging.getLogger("gpt_oss.server")
@@ -41,7 +42,7 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         housekeeping = None
         if service.store is not None:
-            await service.store.mark_interrupted()
+            await _mark(service.store)
             housekeeping = asyncio.ensure_future(_housekeeping(service.store))
         yield
         if housekeeping is not None:
@@ -49,6 +50,7 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
         await service.runner.drain(0 if service.runner.was_cut else options.drain_s)
         for live in list(service.live.values()):
             await live.stop()
+        await service.owed.settle()
 
     contain()
     service.listed = service.names if options.ollama else [service.model]
@@ -84,10 +86,28 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
     return app
 
 
+async def _mark(store: Store) -> bool:
+    """Whether what other servers have left unfinished is marked so."""
+    try:
+        count = await store.mark_interrupted()
+    except StoreError as error:
+        log.warning("responses that were interrupted could not be marked: %s", error)
+        return False
+    if count:
+        log.info("%d responses of servers that have ended are incomplete", count)
+    return True
+
+
 async def _housekeeping(store: Store) -> None:
+    """Marks and deletes, hour by hour, and sooner again where that was not possible."""
     while True:
+        done = store.is_gone is None or await _mark(store)
         try:
-            await store.forget_old()
+            gone = await store.forget_old()
+            if gone:
+                told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(gone.items()))
+                log.info("past their time, and deleted: %s", told)
         except StoreError:
-            log.exception("old responses could not be deleted")
-        await asyncio.sleep(FORGET_EVERY_S)
+            log.exception("what is past its time could not be deleted")
+            done = False
+        await asyncio.sleep(FORGET_EVERY_S if done else AGAIN_S)

@@ -7,7 +7,6 @@ import asyncio
 import ipaddress
 import logging
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from gpt_oss.server.gate import ServerOptions
     from gpt_oss.server.keys import Keys
     from gpt_oss.server.service import Service
+    from gpt_oss.server.state.instance import Instance
+    from gpt_oss.server.state.store import Store
 
 OLLAMA_PORT = 11434
 KEY_VARIABLE = "GPT_OSS_API_KEY"
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="hashes of the keys that clients may show")
     parser.add_argument("--new-key", metavar="NAME", help="add a key to --key-file, print it once, and end")
     parser.add_argument("--no-key", action="store_true", help="serve beyond this machine without a key")
+    parser.add_argument(
+        "--share", action="store_true", help="what one key has made is there for all keys (default: for itself)"
+    )
     parser.add_argument(
         "--cors",
         action="append",
@@ -125,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    with open_service(args, owner=f"{socket.gethostname()}:{args.port}") as (service, options):
+    with open_service(args) as (service, options):
         app = create_app(service, options)
         backend = service.runner.generator.name
         print(f"Serving {service.model} on http://{args.host}:{args.port}/v1 ({backend})", file=sys.stderr)
@@ -138,11 +142,12 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def open_service(
-    args: argparse.Namespace, *, owner: str, seal_key: bytes | None = None
+    args: argparse.Namespace, *, owner: str | None = None, seal_key: bytes | None = None
 ) -> Iterator[tuple[Service, ServerOptions]]:
     """The model and the store that the flags name, ready to be served; closed at the end.
 
-    owner: this server among those that share a store. seal_key: None takes the one of this machine's user.
+    owner: this server among those that share a store; None finds a name in the data folder.
+    seal_key: None takes the one of this machine's user.
     """
     from gpt_oss.chat import model_label
     from gpt_oss.harmony.grammar import answer_grammar
@@ -153,11 +158,10 @@ def open_service(
     from gpt_oss.server.runner import Runner
     from gpt_oss.server.service import Service
     from gpt_oss.server.state.memory import Seal
-    from gpt_oss.server.state.store import Store
 
     keys = _keys(args)
     hosted = _hosted(args)
-    store = None if args.no_store else Store(store_address(args), owner=owner, retention_days=args.retention)
+    store, instance = _open_store(args, owner)
     seal = Seal(seal_key or user_seal_key(args))
     generator = _scripted(args) if args.script else load(args.checkpoint, load_options(args))
     try:
@@ -180,11 +184,30 @@ def open_service(
             log_prompts=args.log_prompts,
             hosts=known_hosts(args.host, args.allow_host),
         )
-        yield Service(runner, name, keys, store, seal, hosted=hosted), options
+        yield Service(runner, name, keys, store, seal, hosted=hosted, share=args.share), options
     finally:
         generator.close()
         if store is not None:
             store.close()
+        if instance is not None:
+            instance.close()
+
+
+def _open_store(args: argparse.Namespace, owner: str | None) -> tuple[Store | None, Instance | None]:
+    """The store that the flags name, and this server's place in the data folder where it has no name yet."""
+    from gpt_oss.server.state.database import database_file
+    from gpt_oss.server.state.instance import Instance
+    from gpt_oss.server.state.store import Store
+
+    if args.no_store:
+        return None, None
+    address = store_address(args)
+    if owner is not None:
+        return Store(address, owner=owner, retention_days=args.retention), None
+    file = database_file(address)
+    instance = Instance(_state() if file is None else file.parent, alone=file is not None)
+    store = Store(address, owner=instance.name, retention_days=args.retention, is_gone=instance.is_gone)
+    return store, instance
 
 
 def store_address(args: argparse.Namespace) -> str:
@@ -193,7 +216,7 @@ def store_address(args: argparse.Namespace) -> str:
 
 
 def user_seal_key(args: argparse.Namespace) -> bytes | None:
-    """The key that reasoning is sealed with, kept beside the database; None, one for this process, with --no-store."""
+    """The key that reasoning is sealed with, kept next to the database; None, one for this process, with --no-store."""
     from gpt_oss.server.state.memory import key_in
 
     return None if args.no_store else key_in(_state() / "seal.key")

@@ -16,6 +16,7 @@ from gpt_oss.doctor import processor_name
 from gpt_oss.memory import memory_bytes
 from gpt_oss.server.core.body import Json, read_object
 from gpt_oss.server.core.errors import RequestError
+from gpt_oss.server.core.hosted import public_url
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.server.state.store import Store
@@ -44,7 +45,7 @@ async def server(request: Request) -> Json:
         "tools": {
             "web_search": service.hosted.web_search is not None,
             "code_interpreter": service.hosted.code_interpreter is not None,
-            "mcp": list(service.hosted.mcp),
+            "mcp": [public_url(url) for url in service.hosted.mcp],
         },
         "machine": {"processor": processor_name(), "system": platform.system(), "cores": os.cpu_count()},
         "started": service.started,
@@ -115,11 +116,11 @@ async def turns(request: Request, identity: str) -> Json:
     found = await store.conversation(identity)
     if found is None:
         raise RequestError(f"there is no conversation {identity!r}", param="conversation_id", status=404)
-    live = service_of(request).live
+    service = service_of(request)
     data = []
     for stored, trace in await turns_of(store, identity):
-        under_way = live.get(stored.body["id"])
-        body = under_way.writer.response() if under_way else stored.body
+        under_way = service.live_response(stored.body["id"])
+        body = under_way.response() if under_way else stored.body
         data.append({"response": body, "input": stored.input_items, "timing": timing(trace) if trace else None})
     return {"object": "list", "conversation": found, "data": data}
 

@@ -15,6 +15,7 @@ from gpt_oss.events import Event, RoundStarted, Sampled
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.core.ask import Ask
 from gpt_oss.server.metrics import Metrics, Watch
+from gpt_oss.server.sent import Known, Sent
 from gpt_oss.turn import Turn
 
 T = TypeVar("T")
@@ -58,13 +59,20 @@ class Runner:
         self._max_queue = max_queue
         self._longest_s = longest_s
         self._most_tokens = most_tokens
+        self._sent = Sent()
 
-    async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
+    def asker(self, whose: str = "") -> Asker:
+        """What runs asks for one of those who ask. whose: "" where they need not be told apart."""
+        return Asker(self, whose)
+
+    async def events(self, ask: Ask, whose: str = "") -> AsyncGenerator[Event, None]:
         """The events of a turn; closing the generator ends it at once.
 
+        whose: see `asker`.
         Raises CapacityError where too many wait or the server is about to end, and what a turn raises.
         """
         watch = Watch(self.metrics)
+        known = Known(self._sent, whose)
         seconds, tokens = ask.limits.seconds or self._longest_s, self._capped(ask.limits.tokens)
         async with self._slot():
             turn = Turn(
@@ -82,26 +90,34 @@ class Runner:
                         match event:
                             case RoundStarted(_, prompt):
                                 watch.prompt(len(prompt))
+                                known.prompt(prompt)
                             case Sampled(token):
                                 watch.sampled(token)
+                                event = Sampled(known.sampled(token))
                         yield event
             finally:
+                known.end()
                 await ask.tools.toolbox.close()
 
-    async def tokens(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[SampledToken, None]:
+    async def tokens(
+        self, prompt: Sequence[int], params: SamplingParams, whose: str = ""
+    ) -> AsyncGenerator[SampledToken, None]:
         """Bare tokens, for what is no conversation; queued like a turn, and over when its time is."""
         watch = Watch(self.metrics)
+        known = Known(self._sent, whose)
         async with self._slot():
             deadline = None if self._longest_s is None else time.monotonic() + self._longest_s
             watch.prompt(len(prompt))
+            known.prompt(prompt)
             stream = self.generator.generate(prompt, replace(params, max_tokens=self._capped(params.max_tokens)))
             try:
                 while (token := await _in_time(anext(stream, None), deadline)) is not None:
                     watch.sampled(token)
-                    yield token
+                    yield known.sampled(token)
             except TimeoutError:
                 return
             finally:
+                known.end()
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
@@ -185,3 +201,20 @@ class Runner:
         deadline = asyncio.get_running_loop().time() + seconds
         while not self.idle and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+
+
+class Asker:
+    """Runs asks for one of those who ask, who sees nothing of what others have asked; see Runner."""
+
+    def __init__(self, runner: Runner, whose: str) -> None:
+        self.runner = runner
+        self._whose = whose
+
+    def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
+        return self.runner.events(ask, self._whose)
+
+    def tokens(self, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[SampledToken, None]:
+        return self.runner.tokens(prompt, params, self._whose)
+
+    async def scores(self, prompt: Sequence[int], top: int) -> list[SampledToken]:
+        return await self.runner.scores(prompt, top)

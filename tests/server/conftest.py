@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sql
 from openai import OpenAI
 
 from gpt_oss.backends.base import TokenGenerator
@@ -25,8 +27,12 @@ from gpt_oss.server.keys import Keys
 from gpt_oss.server.listen import USUAL_LIMITS, Limits, make_server
 from gpt_oss.server.runner import Runner
 from gpt_oss.server.service import Service
-from gpt_oss.server.state.store import Store
+from gpt_oss.server.state import schema
+from gpt_oss.server.state.store import Store, database_url
 from gpt_oss.vocabulary import encode_with_special
+from tests.server.postgres import binaries, postgres
+
+WITH_POSTGRES = pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Live:
     url: str
     runner: Runner
     generator: Any
+    service: Service
 
     def client(self, **options: Any) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, **options)
@@ -55,11 +62,12 @@ def serving(
     hosted: Hosted = NOTHING_HOSTED,
     wrap: Callable[[Any], Any] = lambda app: app,
     connections: Limits = USUAL_LIMITS,
+    share: bool = False,
     **limits: Any,
 ) -> Iterator[Live]:
     """A server until the block ends. wrap: makes of the application the one that is served, to watch its requests."""
     runner = Runner(generator, **limits)
-    service = Service(runner, "tiny", Keys(keys), store, hosted=hosted)
+    service = Service(runner, "tiny", Keys(keys), store, hosted=hosted, share=share)
     app = wrap(create_app(service, options))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -69,7 +77,7 @@ def serving(
         while not server.started:
             time.sleep(0.01)
         try:
-            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", runner, generator)
+            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", runner, generator, service)
         finally:
             server.should_exit = True
             thread.join(timeout=20)
@@ -103,3 +111,28 @@ def babbling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with serving(generator) as live:
         yield live
     generator.close()
+
+
+def emptied(url: str) -> str:
+    """The URL, of a database in which there are none of our tables."""
+    engine = sql.create_engine(database_url(url))
+    with engine.begin() as connection:
+        connection.execute(sql.text("SET lock_timeout = 20000"))
+        for table in schema.tables.tables:
+            connection.execute(sql.text(f"DROP TABLE IF EXISTS {table} CASCADE"))
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=WITH_POSTGRES)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "SQLite":
+        return str(tmp_path / "deep" / "server.db")
+    return emptied(request.getfixturevalue("postgres_server"))

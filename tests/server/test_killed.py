@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
-from gpt_oss.model.config import ModelConfig
-from gpt_oss.model.factory import write_random_checkpoint
-
-REPOSITORY = Path(__file__).parents[2]
+from tests.server.conftest import WITH_POSTGRES, emptied
+from tests.server.crash_loop import babbler, crash_loop, process
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shape = ModelConfig(
-        num_hidden_layers=2, num_experts=4, experts_per_token=2, hidden_size=32, intermediate_size=32, head_dim=8,
-        num_attention_heads=4, num_key_value_heads=2,
-    )  # fmt: skip
-    return write_random_checkpoint(tmp_path_factory.mktemp("killed") / "babbler", shape)
-
-
-@contextmanager
-def process(checkpoint: Path, home: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_STATE_HOME": str(home)}
-    words = ["gpt_oss.cli", "serve", str(checkpoint), "--port", str(port), "--threads", "1", "--no-code-interpreter"]
-    started = subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        assert started.stderr is not None
-        assert any("Serving" in line for line in started.stderr)
-        transport = httpx.HTTPTransport(retries=8)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/v1", transport=transport, timeout=60) as client:
-            yield started, client
-    finally:
-        started.kill()
-        started.wait()
+    return babbler(tmp_path_factory.mktemp("killed"))
 
 
 def test_kill_while_streaming(checkpoint: Path, tmp_path: Path, unused_tcp_port: int) -> None:
@@ -66,3 +38,18 @@ def test_kill_while_streaming(checkpoint: Path, tmp_path: Path, unused_tcp_port:
         assert "stopped" in json.dumps(cut["error"])
         after = {"input": "More", "max_output_tokens": 5, "previous_response_id": started[1]}
         assert client.post("/responses", json=after).status_code == 200
+
+
+def test_kills_at_any_moment(checkpoint: Path, tmp_path: Path, unused_tcp_port: int) -> None:
+    """The loop that `python -m tests.server.crash_loop` runs for longer."""
+    figures = crash_loop(checkpoint, tmp_path, unused_tcp_port, kills=3)
+    assert figures.lost == figures.under_way == figures.half_written == []
+    assert figures.finished > 0
+
+
+@WITH_POSTGRES
+def test_kills_at_any_moment_of_servers_on_postgresql(
+    checkpoint: Path, tmp_path: Path, unused_tcp_port: int, postgres_server: str
+) -> None:
+    figures = crash_loop(checkpoint, tmp_path, unused_tcp_port, kills=2, store=emptied(postgres_server))
+    assert figures.lost == figures.under_way == figures.half_written == []

@@ -12,7 +12,7 @@ import sqlalchemy as sql
 
 from gpt_oss.server.state import schema
 from gpt_oss.server.state.store import Store, database_url
-from gpt_oss.server.state.turns import add_turns, keep_trace, trace_of, turns_of
+from gpt_oss.server.state.turns import add_turns, trace_of, turns_of
 
 
 @pytest.fixture
@@ -27,9 +27,10 @@ def store(path: str) -> Iterator[Store]:
     store.close()
 
 
-async def begun(store: Store, identity: str, previous: str | None = None, age_s: float = 0) -> None:
-    body: dict[str, Any] = {"id": identity, "status": "completed", "previous_response_id": previous, "output": []}
+async def begun(store: Store, identity: str, previous: str | None = None, age_s: float = 0, **ending: Any) -> None:
+    body: dict[str, Any] = {"id": identity, "status": "in_progress", "previous_response_id": previous, "output": []}
     await store.begin(body | {"created_at": int(time.time() - age_s)}, [])
+    await store.finish(body | {"status": "completed"}, **ending)
 
 
 async def ids(store: Store, conversation: str) -> list[str]:
@@ -58,11 +59,8 @@ async def test_a_branch_shares_its_beginning(store: Store) -> None:
 async def test_traces_go_with_their_responses(store: Store, path: str) -> None:
     await store.create_conversation("first", {}, [])
     for identity in ("a", "b"):
-        await begun(store, identity)
-        await add_turns(store, "first", [identity])
-        await keep_trace(store, identity, {"rounds": [identity]})
-    await keep_trace(store, "deleted meanwhile", {})
-    assert await trace_of(store, "deleted meanwhile") is None
+        await begun(store, identity, trace={"rounds": [identity]})
+        await add_turns(store, "first", [identity, "gone"])
     assert [trace for _, trace in await turns_of(store, "first")] == [{"rounds": ["a"]}, {"rounds": ["b"]}]
     await store.delete("a")
     assert await trace_of(store, "a") is None
@@ -78,7 +76,7 @@ async def test_a_conversation_in_use_loses_no_old_turn(path: str) -> None:
     for identity in ("old turn", "old"):
         await begun(store, identity, age_s=90_000)
     await add_turns(store, "in use", ["old turn"])
-    assert await store.forget_old() == 1
+    assert await store.forget_old() == {"responses": 1}
     assert await store.response("old") is None
     assert await ids(store, "in use") == ["old turn"]
     store.close()

@@ -11,7 +11,7 @@ from typing import Any
 from gpt_oss.backends.base import SampledToken
 from gpt_oss.params import SamplingParams
 from gpt_oss.server.core.stops import StopTexts
-from gpt_oss.server.runner import Runner
+from gpt_oss.server.runner import Asker
 from gpt_oss.vocabulary import decode_bytes, token_bytes
 
 
@@ -45,9 +45,9 @@ class Continuation:
         self.text += text
         return text
 
-    async def run(self, runner: Runner, params: SamplingParams) -> AsyncGenerator[str, None]:
+    async def run(self, asker: Asker, params: SamplingParams) -> AsyncGenerator[str, None]:
         """Texts as they can be given out while it is computed."""
-        async with aclosing(runner.tokens(self.prompt, params)) as tokens:
+        async with aclosing(asker.tokens(self.prompt, params)) as tokens:
             async for token in tokens:
                 yield self.push(token)
                 if self.finish_reason is not None:

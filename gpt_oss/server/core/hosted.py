@@ -8,8 +8,9 @@ that insists on it is refused.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gpt_oss.errors import GptOssError
@@ -23,6 +24,7 @@ KINDS = (
     "web_search", "browser_search", "file_search", "computer", "code_interpreter", "image_generation", "mcp", "shell",
     "local_shell", "tool_search", "apply_patch", "programmatic_tool_calling",
 )  # fmt: skip
+SECRETS = ("authorization", "headers")  # of MCP servers
 SYNONYMS = {"browser_search": "web_search"}
 MCP_TIMEOUT_S = 60.0
 
@@ -79,12 +81,15 @@ class Hosted:
         url, label = tool.word("server_url"), tool.text("server_label")
         if not label:
             raise tool.refuse("server_label", "is missing")
-        if not any(_is_below(url, allowed) for allowed in self.mcp):
+        allowed = next((each for each in self.mcp if url == each or _is_below(url, public_url(each))), None)
+        if allowed is None:
             raise tool.refuse("server_url", "is none that this server may use")
         if tool["require_approval"] != "never":
             raise tool.refuse("require_approval", 'must be "never": calls are not held back here')
         try:
-            server = await connect(url, name=label, headers=_headers(tool), timeout_s=MCP_TIMEOUT_S, taken=taken)
+            server = await connect(
+                _as_user_of(allowed, url), name=label, headers=_headers(tool), timeout_s=MCP_TIMEOUT_S, taken=taken
+            )
         except GptOssError as error:
             raise RequestError(f"{tool.where}: {error}", param=tool.where, status=424) from None
         chosen = _allowed(tool)
@@ -106,6 +111,31 @@ def recipient_of(kind: str) -> str | None:
     if usual_kind(kind).startswith("web_search"):
         return "browser.search"
     return "python" if kind.startswith("code_interpreter") else None
+
+
+def without_secrets(tool: Mapping[str, Any]) -> Json:
+    """A tool as it may be shown and kept: what an MCP server is told to let us in is in neither."""
+    if tool.get("type") != "mcp":
+        return dict(tool)
+    shown = {name: value for name, value in tool.items() if name not in SECRETS}
+    if isinstance(url := shown.get("server_url"), str):
+        shown["server_url"] = public_url(url)
+    return shown
+
+
+def public_url(url: str) -> str:
+    """A URL without the name and the password in it; anything else as it is."""
+    start, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    end = min((at for mark in "/?#" if (at := rest.find(mark)) >= 0), default=len(rest))
+    return f"{start}://{rest[:end].rpartition('@')[2]}{rest[end:]}"
+
+
+def _as_user_of(allowed: str, url: str) -> str:
+    """The URL with the name and the password of the one that allows it, where the client's has none."""
+    user = urlsplit(allowed).netloc.rpartition("@")[0] if "://" in allowed else ""
+    return url.replace("://", f"://{user}@", 1) if user and url == public_url(url) else url
 
 
 def _is_below(url: str, allowed: str) -> bool:

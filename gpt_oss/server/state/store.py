@@ -1,35 +1,42 @@
 """Responses and conversations in a database: SQLite by default, PostgreSQL by its URL.
 
-A response is one row from its beginning on. What it adds (output, events, the conversation's new items) is written in
-one transaction when it ends: a reader sees all of it or none. Knows nothing of models, and of HTTP only the objects.
+A response is one row from its beginning on. What it adds (output, events, the conversation's new items, its trace) is
+written in one transaction when it ends: a reader sees all of it or none. Knows nothing of models, and of HTTP only the
+objects.
+
+Whatever adds to a response or a conversation locks its row first, and whatever deletes one deletes that row first: so
+one waits for the other, and nothing is left of what is gone. A conversation is locked before its responses.
 """
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import SQLAlchemyError
 
-from gpt_oss.errors import GptOssError
-from gpt_oss.server.state import schema
-from gpt_oss.server.state.schema import conversations, events, items, responses, traces, turns
+from gpt_oss.server.state.database import PATIENCE_S, Database, StoreError, database_url
+from gpt_oss.server.state.schema import (
+    UNDER_WAY,
+    completions,
+    conversations,
+    events,
+    interrupt,
+    items,
+    responses,
+    traces,
+    turns,
+)
 
-T = TypeVar("T")
+__all__ = ["UNDER_WAY", "Store", "StoreError", "Stored", "database_url"]
 Json = dict[str, Any]
-UNDER_WAY = ("queued", "in_progress")
-INTERRUPTED = {"code": "server_error", "message": "the server stopped before this response was finished"}
 DAY_S = 86_400
-
-
-class StoreError(GptOssError):
-    """The database cannot be opened, read or written."""
+AT_A_TIME = 500  # rows that go in one statement
 
 
 @dataclass(frozen=True)
@@ -42,53 +49,57 @@ class Stored:
     conversation: str | None
 
 
-def database_url(given: str) -> str:
-    """A URL as SQLAlchemy has them, of a URL or a file's path."""
-    if "://" not in given:
-        return f"sqlite:///{Path(given).expanduser().absolute()}"
-    scheme, rest = given.split("://", 1)
-    return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else given
-
-
 class Store:
-    """url: see database_url. owner: this server among those that share a database. retention_days: how long a response
-    is kept; 0 is for ever. Every method may raise StoreError. Work is done in threads, never in the event loop's."""
+    """What is kept. Every method may raise StoreError. Work is done in threads, never in the event loop's.
 
-    def __init__(self, url: str, *, owner: str = "", retention_days: float = 30) -> None:
-        address = database_url(url)
-        if address.startswith("sqlite:///"):
-            Path(address.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    url: see database_url.
+    owner: this server among those that share a database.
+    retention_days: how long things are kept; 0 is for ever.
+    is_gone: whether a server of that name has ended; None where that is only known of earlier ones of this name.
+    patience_s: how long a write waits for those of others before it fails.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        owner: str = "",
+        retention_days: float = 30,
+        is_gone: Callable[[str], bool] | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._owner = owner
         self._retention_s = retention_days * DAY_S
-        try:
-            self._engine = sql.create_engine(address, pool_pre_ping=True)
-            if self._engine.dialect.name == "sqlite":
-                sql.event.listen(self._engine, "connect", _as_files_should_be)
-            with self._engine.begin() as connection:
-                schema.migrate(connection)
-        except (SQLAlchemyError, OSError, ImportError) as error:
-            shown = sql.make_url(address).render_as_string(hide_password=True)
-            raise StoreError(f"the database {shown} cannot be opened: {_reason(error)}") from error
+        self._maker = ""
+        self._sees_all = True
+        self.is_gone = is_gone
+        database = Database(url, patience_s=patience_s)
+        self.close, self.read, self.write = database.close, database.read, database.write
 
-    def close(self) -> None:
-        self._engine.dispose()
+    def seen_by(self, maker: str, *, sees_all: bool) -> Store:
+        """The store for the holder of a key.
 
-    async def do(self, work: Callable[[sql.Connection], T]) -> T:
-        """`work` in a transaction of its own."""
+        maker: whose what it makes is. sees_all: also what others have made; else that does not exist.
+        """
+        view = copy.copy(self)
+        view._maker, view._sees_all = maker, sees_all
+        return view
 
-        def transaction() -> T:
-            try:
-                with self._engine.begin() as connection:
-                    return work(connection)
-            except SQLAlchemyError as error:
-                raise StoreError(f"the database failed: {_reason(error)}") from error
+    @property
+    def maker(self) -> str:
+        """Whose new rows are."""
+        return self._maker
 
-        return await asyncio.to_thread(transaction)
+    def seen(self, table: sql.Table) -> sql.ColumnElement[bool]:
+        """Which rows of a table exist for whoever asks."""
+        return sql.true() if self._sees_all else table.c.made_by == self._maker
 
     # Responses
 
-    async def begin(self, body: Json, input_items: Sequence[Json], conversation: str | None = None) -> None:
-        """A response is under way."""
+    async def begin(
+        self, body: Json, input_items: Sequence[Json], conversation: str | None = None, turn_of: str | None = None
+    ) -> None:
+        """A response is under way. turn_of: a conversation of the page's that it belongs to."""
         row = {
             "id": body["id"],
             "owner": self._owner,
@@ -96,37 +107,58 @@ class Store:
             "created": body["created_at"],
             "previous": body["previous_response_id"],
             "conversation": conversation,
-            "body": _text(body),
-            "input": _text(input_items),
+            "body": text_of(body),
+            "input": text_of(input_items),
+            "made_by": self._maker,
         }
-        await self.do(lambda c: c.execute(responses.insert().values(row)))
 
-    async def finish(self, body: Json, sent: Iterable[Json] = (), input_items: Sequence[Json] = ()) -> None:
-        """A response has ended, well or not. sent: its events, where they may be asked for again. input_items: with
-        the output, what its conversation is longer by. A response that was deleted meanwhile stays so."""
-        pieces = [{"response": body["id"], "number": e["sequence_number"], "body": _text(e)} for e in sent]
+        def work(connection: sql.Connection) -> None:
+            there = turn_of is not None and self.lock_conversation(connection, turn_of)
+            connection.execute(responses.insert().values(row))
+            if there:
+                connection.execute(turns.insert().values(conversation=turn_of, response=body["id"]))
+
+        await self.write(work)
+
+    async def finish(
+        self,
+        body: Json,
+        sent: Iterable[Json] = (),
+        input_items: Sequence[Json] = (),
+        trace: Json | None = None,
+    ) -> None:
+        """A response has ended, well or not. One that was deleted meanwhile stays so, and one that has ended as well.
+
+        sent: its events, where they may be asked for again.
+        input_items: with the output, what its conversation is longer by.
+        trace: see server/trace.py.
+        """
+        pieces = [{"response": body["id"], "number": e["sequence_number"], "body": text_of(e)} for e in sent]
 
         def work(connection: sql.Connection) -> None:
             mine = responses.c.id == body["id"]
-            found = connection.execute(sql.select(responses.c.conversation).where(mine)).first()
-            if found is None:
+            within = connection.execute(sql.select(responses.c.conversation).where(mine)).scalar()
+            grows = within is not None and self.lock_conversation(connection, within)
+            status = connection.execute(sql.select(responses.c.status).where(mine).with_for_update()).scalar()
+            if status not in UNDER_WAY:
                 return
-            connection.execute(responses.update().where(mine).values(status=body["status"], body=_text(body)))
+            connection.execute(responses.update().where(mine).values(status=body["status"], body=text_of(body)))
             if pieces:
                 connection.execute(events.insert(), pieces)
+            if trace is not None:
+                connection.execute(traces.insert().values(response=body["id"], body=text_of(trace)))
             _append(connection, body["id"], body["output"])  # for references to items
-            kept = conversations.c.id == found.conversation
-            if found.conversation and connection.execute(sql.select(conversations.c.id).where(kept)).first():
-                _append(connection, found.conversation, [*input_items, *body["output"]])
+            if within is not None and grows:
+                _append(connection, within, [*input_items, *body["output"]])
 
-        await self.do(work)
+        await self.write(work)
 
     async def response(self, identity: str) -> Stored | None:
-        def work(connection: sql.Connection) -> Stored | None:
-            row = connection.execute(sql.select(responses).where(responses.c.id == identity)).first()
-            return None if row is None else stored_of(row)
+        row = await self.read(lambda c: c.execute(self._response(identity)).first())
+        return None if row is None else stored_of(row)
 
-        return await self.do(work)
+    def _response(self, identity: str) -> sql.Select[Any]:
+        return sql.select(responses).where(responses.c.id == identity, self.seen(responses))
 
     async def chain(self, identity: str) -> list[Stored] | None:
         """A response and those before it, the oldest first; None where one of them is gone."""
@@ -135,120 +167,148 @@ class Store:
             found: list[Stored] = []
             wanted: str | None = identity
             while wanted is not None:
-                row = connection.execute(sql.select(responses).where(responses.c.id == wanted)).first()
+                row = connection.execute(self._response(wanted)).first()
                 if row is None:
                     return None
                 found.append(stored_of(row))
                 wanted = found[-1].previous
             return found[::-1]
 
-        return await self.do(work)
+        return await self.read(work)
 
     async def delete(self, identity: str) -> bool:
-        def work(connection: sql.Connection) -> bool:
-            connection.execute(events.delete().where(events.c.response == identity))
-            connection.execute(items.delete().where(items.c.conversation == identity))
-            connection.execute(traces.delete().where(traces.c.response == identity))
-            connection.execute(turns.delete().where(turns.c.response == identity))
-            return connection.execute(responses.delete().where(responses.c.id == identity)).rowcount > 0
+        """Whether there was such a response, which is gone now with all that belongs to it."""
 
-        return await self.do(work)
+        def work(connection: sql.Connection) -> bool:
+            mine = sql.select(responses.c.id).where(responses.c.id == identity, self.seen(responses))
+            return _delete_responses(connection, connection.execute(mine).scalars().all()) > 0
+
+        return await self.write(work)
 
     async def events_after(self, identity: str, number: int) -> list[Json]:
         """Those with a sequence number above it."""
-        wanted = sql.select(events.c.body).where(events.c.response == identity, events.c.number > number)
-        rows = await self.do(lambda c: c.execute(wanted.order_by(events.c.number)).all())
+        wanted = (
+            sql.select(events.c.body)
+            .join(responses, responses.c.id == events.c.response)
+            .where(events.c.response == identity, events.c.number > number, self.seen(responses))
+        )
+        rows = await self.read(lambda c: c.execute(wanted.order_by(events.c.number)).all())
         return [json.loads(row.body) for row in rows]
 
     async def owner(self, identity: str) -> str | None:
         """Which server computed a response, among those that share a database; None where there is none."""
         wanted = sql.select(responses.c.owner).where(responses.c.id == identity)
-        return await self.do(lambda c: c.execute(wanted).scalar())
+        return await self.read(lambda c: c.execute(wanted).scalar())
 
     async def owners_under_way(self) -> list[str]:
         """The servers that have, or had when they stopped, something under way."""
         wanted = sql.select(responses.c.owner).where(responses.c.status.in_(UNDER_WAY)).distinct()
-        return [row.owner for row in await self.do(lambda c: c.execute(wanted).all())]
+        return [row.owner for row in await self.read(lambda c: c.execute(wanted).all())]
 
     async def mark_interrupted(self, owner: str | None = None) -> int:
-        """What this server had under way when it stopped is incomplete, or what another one had that is gone. How many
-        were."""
+        """What a server had under way when it stopped is incomplete. How many there were.
 
-        def work(connection: sql.Connection) -> int:
-            theirs = responses.c.owner == (self._owner if owner is None else owner)
-            mine = sql.and_(theirs, responses.c.status.in_(UNDER_WAY))
-            rows = connection.execute(sql.select(responses).where(mine)).all()
-            for row in rows:
-                body = json.loads(row.body) | {"status": "incomplete", "error": INTERRUPTED}
-                changed = responses.update().where(responses.c.id == row.id)
-                connection.execute(changed.values(status="incomplete", body=_text(body)))
-            return len(rows)
-
-        return await self.do(work)
-
-    async def forget_old(self) -> int:
-        """Delete responses and conversations past their time. How many there were."""
-        if not self._retention_s:
+        owner: that server; None for all that have ended, see `is_gone`.
+        """
+        owners = [self._owner if owner is None else owner]
+        if owner is None and self.is_gone is not None:
+            owners = [each for each in await self.owners_under_way() if self.is_gone(each)]
+        if not owners:
             return 0
+        theirs = sql.and_(responses.c.owner.in_(owners), responses.c.status.in_(UNDER_WAY))
+        return await self.write(lambda c: interrupt(c, theirs))
+
+    async def forget_old(self) -> Counter[str]:
+        """Delete what is past its time: how many of what there were, by the name of the table."""
+        gone: Counter[str] = Counter()
+        if not self._retention_s:
+            return gone
         before = int(time.time() - self._retention_s)
+        used = sql.select(turns.c.response).join(conversations, conversations.c.id == turns.c.conversation)
+        in_use = responses.c.id.in_(used.where(conversations.c.used >= before))
+        steps: list[tuple[sql.Table, sql.ColumnElement[bool], Callable[[sql.Connection, Sequence[str]], int]]] = [
+            (responses, sql.and_(responses.c.created < before, sql.not_(in_use)), _delete_responses),
+            (conversations, conversations.c.used < before, _delete_conversations),
+            (completions, completions.c.created < before, _delete_completions),
+        ]
+        for table, old, delete in steps:
+            wanted = sql.select(table.c.id).where(old).limit(AT_A_TIME).with_for_update()
 
-        def work(connection: sql.Connection) -> int:
-            used = sql.select(turns.c.response).join(conversations, conversations.c.id == turns.c.conversation)
-            in_use = responses.c.id.in_(used.where(conversations.c.used >= before))
-            old = sql.select(responses.c.id).where(responses.c.created < before, sql.not_(in_use))
-            for table in (events, traces, turns):
-                connection.execute(table.delete().where(table.c.response.in_(old)))
-            connection.execute(items.delete().where(items.c.conversation.in_(old)))
-            gone = connection.execute(responses.delete().where(responses.c.created < before, sql.not_(in_use))).rowcount
-            unused = sql.select(conversations.c.id).where(conversations.c.used < before)
-            connection.execute(items.delete().where(items.c.conversation.in_(unused)))
-            return gone + connection.execute(conversations.delete().where(conversations.c.used < before)).rowcount
+            def work(connection: sql.Connection, wanted: Any = wanted, delete: Any = delete) -> int:
+                count: int = delete(connection, connection.execute(wanted).scalars().all())
+                return count
 
-        return await self.do(work)
+            while count := await self.write(work):  # others write between them
+                gone[table.name] += count
+        return gone
 
     # Conversations
 
     async def create_conversation(self, identity: str, metadata: Json, first: Sequence[Json]) -> Json:
         now = int(time.time())
-        row = {"id": identity, "created": now, "used": now, "metadata": _text(metadata)}
+        row = {"id": identity, "created": now, "used": now, "metadata": text_of(metadata), "made_by": self._maker}
 
         def work(connection: sql.Connection) -> None:
             connection.execute(conversations.insert().values(row))
             _append(connection, identity, first)
 
-        await self.do(work)
+        await self.write(work)
         return _conversation(identity, now, metadata)
 
     async def conversation(self, identity: str) -> Json | None:
-        row = await self.do(
-            lambda c: c.execute(sql.select(conversations).where(conversations.c.id == identity)).first()
-        )
+        wanted = sql.select(conversations).where(conversations.c.id == identity, self.seen(conversations))
+        row = await self.read(lambda c: c.execute(wanted).first())
         return None if row is None else _conversation(row.id, row.created, json.loads(row.metadata))
 
     async def conversations(self, limit: int) -> list[Json]:
         """The ones used last."""
-        wanted = sql.select(conversations).order_by(conversations.c.used.desc(), conversations.c.id).limit(limit)
-        rows = await self.do(lambda c: c.execute(wanted).all())
+        latest = sql.select(conversations).where(self.seen(conversations))
+        wanted = latest.order_by(conversations.c.used.desc(), conversations.c.id).limit(limit)
+        rows = await self.read(lambda c: c.execute(wanted).all())
         return [_conversation(row.id, row.created, json.loads(row.metadata)) for row in rows]
 
     async def update_conversation(self, identity: str, metadata: Json) -> Json | None:
-        changed = conversations.update().where(conversations.c.id == identity).values(metadata=_text(metadata))
-        await self.do(lambda c: c.execute(changed))
+        mine = sql.and_(conversations.c.id == identity, self.seen(conversations))
+        changed = conversations.update().where(mine).values(metadata=text_of(metadata))
+        await self.write(lambda c: c.execute(changed))
         return await self.conversation(identity)
 
     async def delete_conversation(self, identity: str) -> bool:
         """With the responses that are turns of it and of no other."""
 
         def work(connection: sql.Connection) -> bool:
-            _delete_turns(connection, identity)
-            connection.execute(items.delete().where(items.c.conversation == identity))
-            return connection.execute(conversations.delete().where(conversations.c.id == identity)).rowcount > 0
+            mine = sql.select(conversations.c.id).where(conversations.c.id == identity, self.seen(conversations))
+            found = connection.execute(mine.with_for_update()).scalars().all()
+            if found:
+                _delete_turns(connection, identity)
+            return _delete_conversations(connection, found) > 0
 
-        return await self.do(work)
+        return await self.write(work)
 
-    async def add_items(self, conversation: str, added: Sequence[Json]) -> None:
-        """The conversation must exist."""
-        await self.do(lambda c: _append(c, conversation, added))
+    def lock_conversation(self, connection: sql.Connection, identity: str) -> bool:
+        """Whether there is such a conversation, which stays until the transaction ends and was used just now."""
+        mine = sql.and_(conversations.c.id == identity, self.seen(conversations))
+        return connection.execute(conversations.update().where(mine).values(used=int(time.time()))).rowcount > 0
+
+    async def add_items(self, conversation: str, added: Sequence[Json]) -> bool:
+        """Whether there is such a conversation, to which they were added then."""
+
+        def work(connection: sql.Connection) -> bool:
+            there = self.lock_conversation(connection, conversation)
+            if there:
+                _append(connection, conversation, added)
+            return there
+
+        return await self.write(work)
+
+    def _container(self) -> sql.ColumnElement[bool]:
+        """Whether an item belongs to what exists for whoever asks."""
+        if self._sees_all:
+            return sql.true()
+        of_response = sql.exists().where(responses.c.id == items.c.conversation, self.seen(responses))
+        return sql.or_(
+            of_response, sql.exists().where(conversations.c.id == items.c.conversation, self.seen(conversations))
+        )
 
     async def items(
         self, conversation: str, *, after: str | None = None, limit: int | None = None, newest_first: bool = False
@@ -256,7 +316,7 @@ class Store:
         """In the order of the conversation, or from its end. after: an item's id, which must be one of them."""
 
         def work(connection: sql.Connection) -> list[Json]:
-            wanted = sql.select(items.c.body).where(items.c.conversation == conversation)
+            wanted = sql.select(items.c.body).where(items.c.conversation == conversation, self._container())
             if after is not None:
                 place = sql.select(items.c.place).where(items.c.conversation == conversation, items.c.id == after)
                 start = connection.execute(place).scalar()
@@ -264,43 +324,67 @@ class Store:
             order = items.c.place.desc() if newest_first else items.c.place
             return [json.loads(row.body) for row in connection.execute(wanted.order_by(order).limit(limit))]
 
-        return await self.do(work)
+        return await self.read(work)
 
     async def items_by_id(self, identities: Sequence[str]) -> dict[str, Json]:
         """Of responses and conversations; those that are not there are missing."""
-        wanted = sql.select(items.c.id, items.c.body).where(items.c.id.in_(identities))
-        rows = await self.do(lambda c: c.execute(wanted).all())
+        wanted = sql.select(items.c.id, items.c.body).where(items.c.id.in_(identities), self._container())
+        rows = await self.read(lambda c: c.execute(wanted.order_by(items.c.place)).all())
         return {row.id: json.loads(row.body) for row in rows}
 
     async def item(self, conversation: str, identity: str) -> Json | None:
-        wanted = sql.select(items.c.body).where(items.c.conversation == conversation, items.c.id == identity)
-        body = await self.do(lambda c: c.execute(wanted).scalar())
+        mine = sql.and_(items.c.conversation == conversation, items.c.id == identity, self._container())
+        body = await self.read(lambda c: c.execute(sql.select(items.c.body).where(mine)).scalar())
         return None if body is None else json.loads(body)
 
     async def delete_item(self, conversation: str, identity: str) -> bool:
-        gone = items.delete().where(items.c.conversation == conversation, items.c.id == identity)
-        return await self.do(lambda c: c.execute(gone).rowcount > 0)
+        gone = items.delete().where(items.c.conversation == conversation, items.c.id == identity, self._container())
+        return await self.write(lambda c: c.execute(gone).rowcount > 0)
 
 
-def _append(connection: sql.Connection, conversation: str, added: Sequence[Json]) -> None:
-    rows = [{"conversation": conversation, "id": item["id"], "body": _text(item)} for item in added]
+def _append(connection: sql.Connection, container: str, added: Sequence[Json]) -> None:
+    """Items of a response or a conversation, whose row the transaction has made or locked."""
+    rows = [{"conversation": container, "id": item["id"], "body": text_of(item)} for item in added]
     if rows:
         connection.execute(items.insert(), rows)
-    used = conversations.update().where(conversations.c.id == conversation)
-    connection.execute(used.values(used=int(time.time())))
+
+
+def _pieces(identities: Sequence[str]) -> Iterable[Sequence[str]]:
+    """As many as one statement takes."""
+    return (identities[first : first + AT_A_TIME] for first in range(0, len(identities), AT_A_TIME))
+
+
+def _delete_responses(connection: sql.Connection, identities: Sequence[str]) -> int:
+    gone = 0
+    for some in _pieces(identities):
+        gone += connection.execute(responses.delete().where(responses.c.id.in_(some))).rowcount
+        for table in (events, traces, turns):
+            connection.execute(table.delete().where(table.c.response.in_(some)))
+        connection.execute(items.delete().where(items.c.conversation.in_(some)))
+    return gone
+
+
+def _delete_conversations(connection: sql.Connection, identities: Sequence[str]) -> int:
+    gone = 0
+    for some in _pieces(identities):
+        gone += connection.execute(conversations.delete().where(conversations.c.id.in_(some))).rowcount
+        for column in (items.c.conversation, turns.c.conversation):
+            connection.execute(sql.delete(column.table).where(column.in_(some)))
+    return gone
+
+
+def _delete_completions(connection: sql.Connection, identities: Sequence[str]) -> int:
+    return sum(
+        connection.execute(completions.delete().where(completions.c.id.in_(some))).rowcount
+        for some in _pieces(identities)
+    )
 
 
 def _delete_turns(connection: sql.Connection, conversation: str) -> None:
+    """The responses that are turns of a conversation and of no other."""
     mine = sql.select(turns.c.response).where(turns.c.conversation == conversation)
     shared = sql.select(turns.c.response).where(turns.c.conversation != conversation)
-    only = connection.execute(mine.where(turns.c.response.not_in(shared))).scalars().all()
-    for first in range(0, len(only), 500):  # a statement takes so many values
-        some = only[first : first + 500]
-        for table in (events, traces):
-            connection.execute(table.delete().where(table.c.response.in_(some)))
-        connection.execute(items.delete().where(items.c.conversation.in_(some)))
-        connection.execute(responses.delete().where(responses.c.id.in_(some)))
-    connection.execute(turns.delete().where(turns.c.conversation == conversation))
+    _delete_responses(connection, connection.execute(mine.where(turns.c.response.not_in(shared))).scalars().all())
 
 
 def stored_of(row: Any) -> Stored:
@@ -311,17 +395,6 @@ def _conversation(identity: str, created: int, metadata: Json) -> Json:
     return {"id": identity, "object": "conversation", "created_at": created, "metadata": metadata}
 
 
-def _text(value: object) -> str:
+def text_of(value: Mapping[str, Any] | Sequence[Any]) -> str:
+    """JSON as it is kept."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-
-
-def _as_files_should_be(connection: Any, _: Any) -> None:
-    """Readers beside a writer, and no wait for the disk at every commit but for the log's: what is committed survives
-    the process being killed."""
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}")

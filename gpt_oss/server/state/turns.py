@@ -8,13 +8,12 @@ the trace of each (server/trace.py). A response may belong to several conversati
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sql
 
-from gpt_oss.server.state.schema import conversations, responses, traces, turns
+from gpt_oss.server.state.schema import responses, traces, turns
 from gpt_oss.server.state.store import Store, Stored, stored_of
 
 Json = dict[str, Any]
@@ -24,18 +23,18 @@ async def add_turns(store: Store, conversation: str, added: Sequence[str]) -> bo
     """Responses by their ids, the oldest first; False where there is no such conversation."""
 
     def work(connection: sql.Connection) -> bool:
-        mine = conversations.c.id == conversation
-        if connection.execute(conversations.update().where(mine).values(used=int(time.time()))).rowcount == 0:
+        if not store.lock_conversation(connection, conversation):
             return False
-        known = set(
-            connection.execute(sql.select(turns.c.response).where(turns.c.conversation == conversation)).scalars()
-        )
-        rows = [{"conversation": conversation, "response": each} for each in added if each not in known]
+        there = sql.select(responses.c.id).where(responses.c.id.in_(added), store.seen(responses))
+        kept = set(connection.execute(there.with_for_update()).scalars())  # none of them goes meanwhile
+        known = sql.select(turns.c.response).where(turns.c.conversation == conversation)
+        new = kept - set(connection.execute(known).scalars())
+        rows = [{"conversation": conversation, "response": each} for each in added if each in new]
         if rows:
             connection.execute(turns.insert(), rows)
         return True
 
-    return await store.do(work)
+    return await store.write(work)
 
 
 async def turns_of(store: Store, conversation: str) -> list[tuple[Stored, Json | None]]:
@@ -44,24 +43,18 @@ async def turns_of(store: Store, conversation: str) -> list[tuple[Stored, Json |
         sql.select(responses, traces.c.body.label("trace"))
         .join(turns, turns.c.response == responses.c.id)
         .outerjoin(traces, traces.c.response == responses.c.id)
-        .where(turns.c.conversation == conversation)
+        .where(turns.c.conversation == conversation, store.seen(responses))
         .order_by(turns.c.place)
     )
-    rows = await store.do(lambda c: c.execute(wanted).all())
+    rows = await store.read(lambda c: c.execute(wanted).all())
     return [(stored_of(row), json.loads(row.trace) if row.trace else None) for row in rows]
 
 
-async def keep_trace(store: Store, response: str, trace: Json) -> None:
-    """Of a response that is still there."""
-
-    def work(connection: sql.Connection) -> None:
-        if connection.execute(sql.select(responses.c.id).where(responses.c.id == response)).first():
-            body = json.dumps(trace, ensure_ascii=False, separators=(",", ":"))
-            connection.execute(traces.insert().values(response=response, body=body))
-
-    await store.do(work)
-
-
 async def trace_of(store: Store, response: str) -> Json | None:
-    body = await store.do(lambda c: c.execute(sql.select(traces.c.body).where(traces.c.response == response)).scalar())
+    wanted = (
+        sql.select(traces.c.body)
+        .join(responses, responses.c.id == traces.c.response)
+        .where(traces.c.response == response, store.seen(responses))
+    )
+    body = await store.read(lambda c: c.execute(wanted).scalar())
     return None if body is None else json.loads(body)

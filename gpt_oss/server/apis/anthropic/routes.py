@@ -61,7 +61,7 @@ def _known(service: Service) -> Known:
 
 
 async def _events(service: Service, ask: Ask, writer: MessageWriter) -> AsyncGenerator[Json, None]:
-    async for _, part in merged([parts_of(service.runner, ask, Answer(ask.tools, ask.stop_texts))]):
+    async for _, part in merged([parts_of(service.asker, ask, Answer(ask.tools, ask.stop_texts))]):
         for each in writer.push(part):
             yield each
     service.memory.remember(writer.calls, writer.reasoning)

@@ -53,7 +53,7 @@ async def _chunks(
 ) -> AsyncGenerator[Json, None]:
     """The chunks of all choices, in the order in which they come."""
     answers = [Answer(wanted.ask.tools, wanted.ask.stop_texts) for _ in writers]
-    runs = [parts_of(service.runner, wanted.ask.numbered(i), answer) for i, answer in enumerate(answers)]
+    runs = [parts_of(service.asker, wanted.ask.numbered(i), answer) for i, answer in enumerate(answers)]
     begun: set[int] = set()
     async for index, part in merged(runs):
         if isinstance(part, Begun) and index not in begun:

@@ -18,7 +18,7 @@ from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.core.errors import as_response
 from gpt_oss.server.core.stream import event, merged, streamed, whole
 from gpt_oss.server.openapi import body_of
-from gpt_oss.server.runner import Runner
+from gpt_oss.server.runner import Asker
 from gpt_oss.server.service import service_of
 
 router = APIRouter()
@@ -33,7 +33,7 @@ async def create(request: Request) -> Response:
     prompts = [prompt for prompt in wanted.prompts for _ in range(wanted.n)]
     choices = [Choice(index, Continuation(prompt, wanted.stops)) for index, prompt in enumerate(prompts)]
     identity = service.identity("cmpl-") | {"object": "text_completion"}
-    pieces = _pieces(service.runner, wanted, choices)
+    pieces = _pieces(service.asker, wanted, choices)
     if wanted.stream:
         sent = _sent(pieces, wanted, choices, identity)
         return await streamed(request, sent, lambda error: event(as_response(error)[1]))
@@ -55,31 +55,31 @@ async def _sent(
     yield event("[DONE]")
 
 
-async def _pieces(runner: Runner, wanted: Wanted, choices: Sequence[Choice]) -> AsyncGenerator[Json, None]:
+async def _pieces(asker: Asker, wanted: Wanted, choices: Sequence[Choice]) -> AsyncGenerator[Json, None]:
     """The texts of all choices, in the order in which they come."""
     groups = [choices[first : first + wanted.n] for first in range(0, len(choices), wanted.n)]
-    async for _, piece in merged([_of_prompt(runner, wanted, group) for group in groups]):
+    async for _, piece in merged([_of_prompt(asker, wanted, group) for group in groups]):
         yield piece
 
 
-async def _of_prompt(runner: Runner, wanted: Wanted, choices: Sequence[Choice]) -> AsyncGenerator[Json, None]:
+async def _of_prompt(asker: Asker, wanted: Wanted, choices: Sequence[Choice]) -> AsyncGenerator[Json, None]:
     """The texts of the choices of one prompt, which is scored once, before its continuations."""
     if wanted.scored is not None:
-        found = await runner.scores(choices[0].continuation.prompt, wanted.scored)
+        found = await asker.scores(choices[0].continuation.prompt, wanted.scored)
         for choice in choices:
             choice.scores = found
-    async for _, piece in merged([_continue(runner, wanted, choice) for choice in choices]):
+    async for _, piece in merged([_continue(asker, wanted, choice) for choice in choices]):
         yield piece
 
 
-async def _continue(runner: Runner, wanted: Wanted, choice: Choice) -> AsyncGenerator[Json, None]:
+async def _continue(asker: Asker, wanted: Wanted, choice: Choice) -> AsyncGenerator[Json, None]:
     """The pieces of one choice, written as soon as they are there: the next one may be there before they are sent."""
-    async for text in _texts(runner, wanted, choice):
+    async for text in _texts(asker, wanted, choice):
         if wanted.stream:
             yield choice.piece(wanted, text)
 
 
-async def _texts(runner: Runner, wanted: Wanted, choice: Choice) -> AsyncGenerator[str, None]:
+async def _texts(asker: Asker, wanted: Wanted, choice: Choice) -> AsyncGenerator[str, None]:
     continuation = choice.continuation
     opening = continuation.echo() if wanted.echo else ""
     if wanted.params is None:
@@ -87,7 +87,7 @@ async def _texts(runner: Runner, wanted: Wanted, choice: Choice) -> AsyncGenerat
         return
     if wanted.echo:
         yield opening
-    async for text in continuation.run(runner, _numbered(wanted.params, choice.index)):
+    async for text in continuation.run(asker, _numbered(wanted.params, choice.index)):
         if text or continuation.finish_reason or wanted.with_ids:
             yield text
 

@@ -78,7 +78,7 @@ async def _answered(request: Request, wanted: OllamaRequest, ask: Ask, *, as_cha
 
 
 async def _lines(service: Service, ask: Ask, writer: LineWriter) -> AsyncGenerator[Json, None]:
-    async for _, part in merged([parts_of(service.runner, ask, Answer(ask.tools, ask.stop_texts))]):
+    async for _, part in merged([parts_of(service.asker, ask, Answer(ask.tools, ask.stop_texts))]):
         for each in writer.push(part):
             yield each
     service.memory.remember([call["id"] for call in writer.calls], writer.reasoning)
@@ -96,7 +96,7 @@ async def _continued(request: Request, wanted: OllamaRequest, options: OllamaOpt
     last: Json = {}
 
     async def lines() -> AsyncGenerator[Json, None]:
-        async for _, text in merged([choice.run(service.runner, params)]):
+        async for _, text in merged([choice.run(service.asker, params)]):
             clock.tick()
             yield {"response": text, "done": False}
         usage = Usage(prompt_tokens=len(choice.prompt), output_tokens=len(choice.tokens))

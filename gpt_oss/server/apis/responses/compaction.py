@@ -33,7 +33,7 @@ async def compact(service: Service, request: ResponsesRequest, transcript: Trans
     answer = Answer(wanted.tools)
     said: list[str] = []
     kind = ""
-    async with aclosing(parts_of(service.runner, wanted, answer)) as parts:
+    async with aclosing(parts_of(service.asker, wanted, answer)) as parts:
         async for part in parts:
             match part:
                 case Opened():

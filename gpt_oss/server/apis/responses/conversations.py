@@ -89,7 +89,8 @@ async def add_items(request: Request, identity: str) -> Json:
     body = await _body(request)
     store, _ = await _known(request, identity)
     items = with_ids(as_items(body.items or []))
-    await store.add_items(identity, items)
+    if not await store.add_items(identity, items):
+        raise RequestError(f"there is no conversation {identity!r}", param="conversation_id", status=404)
     return page_of(items, after=None, limit=MOST_ITEMS, order="asc")
 
 

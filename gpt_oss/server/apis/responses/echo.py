@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt_oss.server.apis.responses.read import ResponsesRequest
 from gpt_oss.server.core.body import Json
+from gpt_oss.server.core.hosted import without_secrets
 
 
 def echo_of(request: ResponsesRequest, conversation: str | None, store: bool) -> Json:
@@ -48,6 +49,6 @@ def echo_of(request: ResponsesRequest, conversation: str | None, store: bool) ->
 
 
 def _tools(tools: Sequence[Mapping[str, Any]]) -> list[Json]:
-    """Functions with every field, for some clients insist on them."""
+    """Functions with every field, for some clients insist on them; MCP servers without what lets us in there."""
     absent = {"description": None, "parameters": None, "strict": None}
-    return [{**absent, **tool} if tool.get("type") == "function" else dict(tool) for tool in tools]
+    return [{**absent, **tool} if tool.get("type") == "function" else without_secrets(tool) for tool in tools]

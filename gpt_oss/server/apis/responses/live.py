@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, suppress
+from typing import Any
 
 from gpt_oss.events import Event
 from gpt_oss.server.apis.responses.write import ResponseWriter
-from gpt_oss.server.core.answer import Answer, parts_of
+from gpt_oss.server.core.answer import Answer, Events, parts_of
 from gpt_oss.server.core.body import Json
 from gpt_oss.server.core.errors import failure_of
-from gpt_oss.server.runner import Runner
 
 CODES = {"context_length_exceeded": "context_length_exceeded", "rate_limit_exceeded": "rate_limit_exceeded"}
 UNDER_WAY = ("queued", "in_progress")
@@ -34,26 +34,30 @@ class LiveResponse:
     runner: computes the writer's ask.
     at_start: is done before the first event can be read.
     at_end: is done before the last events can; it is given all of them.
+    at_failure: is given all events where at_end has failed: they end with a failure then.
     watch: sees the turn's own events.
     """
 
     def __init__(
         self,
         writer: ResponseWriter,
-        runner: Runner,
+        runner: Events,
         at_start: Callable[[], Awaitable[None]],
         at_end: Callable[[list[Json]], Awaitable[None]],
+        at_failure: Callable[[list[Json]], None] = lambda _: None,
         watch: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.writer = writer
         self.events: list[Json] = []
         self.over = False
         self.failure: BaseException | None = None
-        self.written = asyncio.Event()  # at_start is done
+        self.refusal: BaseException | None = None  # what at_start raised: it was never under way
+        self.written = asyncio.Event()  # at_start is done, or it is over
         self._answer = Answer(writer.wanted.ask.tools)
         self._runner = runner
         self._at_start = at_start
         self._at_end = at_end
+        self._at_failure = at_failure
         self._watch = watch
         self._changed = asyncio.Event()
         self._begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,9 +84,9 @@ class LiveResponse:
     def keep_alive(self) -> bool:
         """Publishes a real event, for comments do not reset every client's clock; the first ones where there were none.
 
-        False where there is nothing more to publish: the last events are being written down.
+        False where there is nothing to publish: the first or the last events are being written down.
         """
-        if self.over or self._ending:
+        if self.over or self._ending or not self.written.is_set():
             return False
         self._publish([self.writer.keep_alive()] if self.events else self.writer.start())
         return True
@@ -93,9 +97,18 @@ class LiveResponse:
         await self.stop()
 
     async def stop(self) -> None:
+        """Ends it, and returns when its end is written or owed."""
+        await asyncio.sleep(0)  # a task that is cancelled before its first step would not even end
         self.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.task
+        await asyncio.wait({self.task})
+
+    def response(self) -> Json:
+        """The Response as it may be shown: an end that is not written yet has not come."""
+        shown = self.writer.response()
+        if self.over or shown["status"] in UNDER_WAY:
+            return shown
+        not_yet = ("completed_at", "error", "incomplete_details", "usage")
+        return {**shown, "status": "in_progress", **dict.fromkeys(not_yet)}
 
     def _publish(self, events: Sequence[Json]) -> None:
         self._tell(numbered(events, len(self.events)))
@@ -108,8 +121,7 @@ class LiveResponse:
     async def _run(self) -> None:
         last: list[Json] = []
         try:
-            await self._at_start()
-            self.written.set()
+            await self._start()
             if self.writer.status == "queued":
                 self._publish(self.writer.start())
             last = await self._speak()
@@ -122,7 +134,15 @@ class LiveResponse:
         except BaseException as error:  # also a library's panic, which is none of Exception's
             last = self._failed(error)
         finally:
-            await asyncio.shield(self._end(last))
+            await _whatever_happens(self._end(last))
+
+    async def _start(self) -> None:
+        try:
+            await self._at_start()
+        except BaseException as error:
+            self.refusal = error
+            raise
+        self.written.set()
 
     async def _speak(self) -> list[Json]:
         """Publish what is said; the last events are given back."""
@@ -150,7 +170,8 @@ class LiveResponse:
             self._begun.set_exception(error if isinstance(error, Exception) else RuntimeError(str(error)))
             self._begun.exception()  # a background response has nobody who waits for it
         code = CODES.get(failure.code or "", "server_error")
-        return [*self._cut(), *self.writer.fail(code, failure.message, self._answer.usage)]
+        first = [] if self.events else self.writer.start()
+        return [*first, *self._cut(), *self.writer.fail(code, failure.message, self._answer.usage)]
 
     def _cut(self) -> list[Json]:
         """The events that close what is open."""
@@ -162,9 +183,29 @@ class LiveResponse:
         told = numbered(last, len(self.events))
         try:
             await self._at_end([*self.events, *told])
+        except Exception as error:
+            log.error("response %s could not be written down", self.writer.id, exc_info=error)
+            self.failure = error
+            failed = self.writer.fail("server_error", "the response could not be written down", self.writer.usage)
+            told = numbered([*last[:-1], *failed], len(self.events))
+            self._at_failure([*self.events, *told])
         finally:
             if not self._begun.done():
                 self._begun.set_result(None)
             self.over = True
             self.written.set()
             self._tell(told)
+
+
+async def _whatever_happens(work: Coroutine[Any, Any, None]) -> None:
+    """Runs to the end, also where whoever waits for it is cancelled meanwhile, who learns of it then."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -26,12 +27,12 @@ from gpt_oss.server.core.pages import page_of
 from gpt_oss.server.core.stream import COMMENT, EventStream, event, unless_gone, warning_headers
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
-from gpt_oss.server.state.store import Stored
-from gpt_oss.server.state.turns import add_turns, keep_trace
+from gpt_oss.server.state.store import Store, Stored, StoreError
 from gpt_oss.server.trace import Trace
 
 TURN_OF = "gpt_oss_conversation"  # in metadata, the conversation that the page keeps a response as a turn of
 router = APIRouter()
+log = logging.getLogger("gpt_oss.server")
 
 
 @router.head("/v1/responses")
@@ -50,6 +51,8 @@ async def create(request: Request) -> Response:
     if wanted.background:
         body = live.writer.response()
         await live.written.wait()
+        if isinstance(live.refusal, Exception):
+            raise live.refusal
         if wanted.stream:
             return EventStream(_stream(live), keep_alive=lambda: _keep_alive(live), headers=headers)
         return JSONResponse(body, headers=headers)
@@ -64,7 +67,7 @@ async def create(request: Request) -> Response:
         raise
     if live.writer.status == "failed":
         raise live.failure or RuntimeError("the response failed")
-    return JSONResponse(live.writer.response(), headers=headers)
+    return JSONResponse(live.response(), headers=headers)
 
 
 async def _wanted(request: Request) -> ResponsesRequest:
@@ -85,29 +88,61 @@ async def begin(service: Service, wanted: ResponsesRequest, transcript: Transcri
     if wanted.background:
         writer.queue()
 
-    trace = Trace()
-    turn_of = (wanted.metadata or {}).get(TURN_OF) if store is not None else None
-
-    async def at_start() -> None:
-        if store is not None:
-            await store.begin(writer.response(), transcript.added, transcript.conversation)
-            if turn_of:
-                await add_turns(store, turn_of, [writer.id])
+    keeper = _Keeper(service, store, wanted, transcript, writer)
+    watch = keeper.trace.push if keeper.turn_of else lambda _: None
 
     async def at_end(sent: list[Json]) -> None:
-        try:
-            remember(service, writer)
-            if store is not None:
-                await store.finish(writer.response(), sent if wanted.background else (), transcript.added)
-                if turn_of:
-                    await keep_trace(store, writer.id, trace.body())
-        finally:
-            service.live.pop(writer.id, None)
-            await _disconnect(ask.mcp)
+        remember(service, writer)
+        await _disconnect(ask.mcp)
+        await keeper.finish(sent)
 
-    live = LiveResponse(writer, service.runner, at_start, at_end, trace.push if turn_of else lambda _: None)
-    service.live[writer.id] = live
+    def at_failure(sent: list[Json]) -> None:
+        service.add_live(writer.id, live)
+        service.owed.add(writer.id, lambda: keeper.finish(sent), lambda: service.drop_live(writer.id))
+
+    live = LiveResponse(writer, service.asker, keeper.begin, at_end, at_failure, watch)
+    service.add_live(writer.id, live)
     return live
+
+
+class _Keeper:
+    """Writes one response down: at its beginning, and at its end. store: None, and nothing of it is kept."""
+
+    def __init__(
+        self,
+        service: Service,
+        store: Store | None,
+        wanted: ResponsesRequest,
+        transcript: Transcript,
+        writer: ResponseWriter,
+    ) -> None:
+        self.trace = Trace()
+        self.turn_of = (wanted.metadata or {}).get(TURN_OF) if store is not None else None
+        self._service = service
+        self._store = store
+        self._transcript = transcript
+        self._writer = writer
+        self._in_background = bool(wanted.background)
+        self._kept = False  # there may be a row of it
+
+    async def begin(self) -> None:
+        if self._store is None:
+            return
+        self._kept = True
+        transcript = self._transcript
+        try:
+            await self._store.begin(self._writer.response(), transcript.added, transcript.conversation, self.turn_of)
+        except StoreError as error:
+            self._kept = error.unsure
+            raise
+
+    async def finish(self, sent: list[Json]) -> None:
+        """Raises StoreError where it has to be tried again."""
+        if self._store is not None and self._kept:
+            trace = self.trace.body() if self.turn_of else None
+            events = sent if self._in_background else ()
+            await self._store.finish(self._writer.response(), events, self._transcript.added, trace)
+        self._service.drop_live(self._writer.id)
 
 
 async def _read(service: Service, wanted: ResponsesRequest, transcript: Transcript) -> ResponseAsk:
@@ -131,7 +166,10 @@ async def _read(service: Service, wanted: ResponsesRequest, transcript: Transcri
 
 async def _disconnect(mcp: Sequence[McpTools]) -> None:
     for each in mcp:
-        await each.server.close()
+        try:
+            await each.server.close()
+        except Exception:
+            log.exception("the connection to an MCP server could not be closed")
 
 
 def remember(service: Service, writer: ResponseWriter) -> None:
@@ -184,10 +222,10 @@ def _sent(data: Json) -> bytes:
 async def retrieve(request: Request, identity: str, stream: bool = False, starting_after: int = -1) -> Response:
     """A Response as it stands; with `stream` its events after a number, where it was made in the background."""
     service = service_of(request)
-    live = service.live.get(identity)
+    live = service.live_response(identity)
     stored = await _stored(service, identity)
     if not stream:
-        return JSONResponse(live.writer.response() if live else stored.body)
+        return JSONResponse(live.response() if live else stored.body)
     if not stored.body["background"]:
         raise RequestError("only events of background responses are kept", param="stream")
     if live is not None:
@@ -210,8 +248,9 @@ async def retrieve(request: Request, identity: str, stream: bool = False, starti
 async def delete(request: Request, identity: str) -> Json:
     service = service_of(request)
     await _stored(service, identity)
-    if identity in service.live:
-        await service.live[identity].stop()
+    live = service.live_response(identity)
+    if live is not None:
+        await live.stop()
     assert service.store is not None
     await service.store.delete(identity)
     return {"id": identity, "object": "response", "deleted": True}
@@ -224,10 +263,10 @@ async def cancel(request: Request, identity: str) -> Response:
     stored = await _stored(service, identity)
     if not stored.body["background"]:
         raise RequestError("only a response with background can be cancelled", param="background")
-    live = service.live.get(identity)
+    live = service.live_response(identity)
     if live is not None:
         await live.cancel()
-        return JSONResponse(live.writer.response())
+        return JSONResponse(live.response())
     return JSONResponse(stored.body)
 
 

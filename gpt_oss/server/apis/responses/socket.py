@@ -25,7 +25,7 @@ from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Json, parsed
 from gpt_oss.server.core.errors import ENDS, RequestError, as_response
 from gpt_oss.server.openapi import read_as
-from gpt_oss.server.service import Service
+from gpt_oss.server.service import service_of
 
 MOST_WAITING_FRAMES = 16  # after those a client has to wait
 router = APIRouter()
@@ -52,7 +52,7 @@ class _Answers:
 
     def __init__(self, socket: WebSocket) -> None:
         self._socket = socket
-        self._service: Service = socket.app.state.service
+        self._service = service_of(socket)
         self._last: dict[str, list[Json]] = {}
 
     async def to(self, frames: asyncio.Queue[str]) -> None:
@@ -116,7 +116,7 @@ class _Answers:
         )
         writer = ResponseWriter(ask, service.model)
         prompt = await aside(ask.ask.prompt)
-        async with aclosing(self._service.runner.tokens(prompt, SamplingParams(max_tokens=1))) as tokens:
+        async with aclosing(self._service.asker.tokens(prompt, SamplingParams(max_tokens=1))) as tokens:
             async for _ in tokens:
                 pass
         events = [*writer.start(), *writer.done_with_nothing(Usage(prompt_tokens=len(prompt)))]

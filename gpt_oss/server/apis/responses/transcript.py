@@ -16,6 +16,7 @@ from gpt_oss.server.apis.responses.read import ResponsesRequest, as_items
 from gpt_oss.server.core.aside import aside
 from gpt_oss.server.core.body import Fields, Json
 from gpt_oss.server.core.errors import RequestError
+from gpt_oss.server.core.hosted import without_secrets
 from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import UNDER_WAY
 
@@ -154,7 +155,7 @@ def _referred(item: Json, found: Mapping[str, Json]) -> Json:
 
 
 def with_ids(items: Sequence[Json]) -> list[Json]:
-    """Every item with a type and an id."""
+    """Every item with a type and an id, as it may be kept."""
     return [_with_id(Fields(item, f"input[{number}]")) for number, item in enumerate(items)]
 
 
@@ -166,6 +167,8 @@ def _with_id(item: Fields) -> Json:
         if item["role"] == "assistant":
             part = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
         whole |= {"content": [part], "status": "completed"}
+    if isinstance(item["tools"], list):
+        whole["tools"] = [without_secrets(tool) if isinstance(tool, dict) else tool for tool in item["tools"]]
     if not item.word("id"):
         prefix = PREFIXES.get(kind, "item")
         whole["id"] = f"{prefix}_{uuid.uuid4().hex}"

@@ -155,7 +155,7 @@ class ResponseWriter:
     def fail(self, code: str, message: str, usage: Usage | None = None) -> list[Json]:
         self.usage = usage
         events = self._cut()
-        self.status, self.error = "failed", {"code": code, "message": message}
+        self.status, self.error, self.incomplete = "failed", {"code": code, "message": message}, None
         return [*events, event("failed", response=self.response())]
 
     def cancel(self, usage: Usage | None = None) -> list[Json]:
