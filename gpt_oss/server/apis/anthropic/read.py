@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from gpt_oss.errors import HarmonyError
-from gpt_oss.harmony.content import part_text, text_of
+from gpt_oss.harmony.content import newest_question, part_text, text_of
 from gpt_oss.harmony.history import History, formats_of
 from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
@@ -195,12 +195,14 @@ def _choice(given: Mapping[str, Any] | None, tools: ToolSet) -> Choice:
 
 
 def _newest(messages: Sequence[Fields]) -> int | None:
-    """The last message in which the user says something; results of tools are the client's."""
-    for number in reversed(range(len(messages))):
-        message = messages[number]
-        if message["role"] == "user" and any(block.kind != "tool_result" for block in _blocks(message)):
-            return number
-    return None
+    """The message in which what is not text is refused; see `newest_question`."""
+    return newest_question([_role(message) for message in messages])
+
+
+def _role(message: Fields) -> str:
+    """A message's role; results of tools are the client's, and so is what it sends with them."""
+    role = message.word("role")
+    return "tool" if role == "user" and any(block.kind == "tool_result" for block in _blocks(message)) else role
 
 
 def _blocks(message: Fields) -> list[Fields]:
