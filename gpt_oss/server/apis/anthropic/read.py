@@ -32,6 +32,9 @@ LITTLE_THOUGHT = 2_000  # below which it is low
 BILLING = "x-anthropic-billing-header"
 SEARCH = "web_search"
 
+# Why a thread is refused, as SDKs read it: they then send the whole conversation, which is what is read here.
+NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+
 # Tools of Anthropic's that the client runs: their arguments, which its models know without being told.
 _TEXT = {"type": "string"}
 _EDITS = {
@@ -76,6 +79,7 @@ class MessagesRequest(pydantic.BaseModel):
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
     output_format: dict[str, Any] | None = None
+    thread: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ class Known:
 
 def read_request(request: MessagesRequest, known: Known, *, counts_only: bool = False) -> Ask:
     """counts_only: only the prompt's length is asked for, so that nothing need be refused. Raises RequestError."""
+    if request.thread is not None:
+        raise RequestError(
+            "no thread is kept here; send the whole conversation, without it", param="thread", details=NO_THREADS
+        )
     declared = [Fields(tool, f"tools[{number}]") for number, tool in enumerate(request.tools or [])]
     messages = [Fields(message, f"messages[{number}]") for number, message in enumerate(request.messages)]
     tools = ToolSet.of(_specs(declared), built_in=_built_in(declared, known.hosted))
@@ -258,7 +266,9 @@ class _Reader:
             elif kind == "tool_use" and block.word("name"):
                 arguments = json.dumps(block["input"] or {}, ensure_ascii=False)
                 self.history.call(block.word("name"), arguments, call_id=block.word("id"))
-            elif kind == "server_tool_use":
+            elif kind == "compaction":
+                self.history.say(text_of(block["content"], block.at("content")))
+            elif kind in ("server_tool_use", "mcp_tool_use"):
                 searches[block.word("id")] = block
             elif kind.endswith("_tool_result"):
                 self._ran_elsewhere(block, searches.pop(block.word("tool_use_id"), block))

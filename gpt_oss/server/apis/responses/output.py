@@ -110,8 +110,8 @@ class MessageItem(OutputItem):
 class ReasoningItem(OutputItem):
     """summary: the kind of summary that the client asked for. seal: makes `encrypted_content`, where it asked for it.
 
-    The model's thoughts are all here, so a summary of them is they themselves, or in short how each begins. Where both a
-    whole summary and the sealed form are sent, the item has no `content`, as OpenAI's have none: it would be a third
+    The model's thoughts are all here, so a summary of them is they themselves, or in short how each begins. Where both
+    a whole summary and the sealed form are sent, the item has no `content`, as OpenAI's have none: it would be a third
     copy, which GitHub Copilot's CLI takes for words to the user and sends back as such.
     """
 
