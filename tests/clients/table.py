@@ -44,6 +44,7 @@ FEATURES = (
     "WebSocket",
     "--oss",
     "edits and tests",
+    "resumed",
     "picture",
     "compaction",
 )

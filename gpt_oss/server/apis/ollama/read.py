@@ -163,7 +163,7 @@ def _text(message: Fields, *, newest: bool) -> str:
         return text
     if newest:
         raise message.refuse(
-            "images", ": gpt-oss reads text, not images; say in words what they show, or leave them out"
+            "images", "cannot be read: gpt-oss reads text, not images; say in words what they show, or leave them out"
         )
     count = len(images) if isinstance(images, list) else 1
     return "\n".join([*([text] if text else []), *[note_of("image")] * count])
