@@ -1,7 +1,8 @@
 """Contents of messages, in every form that clients send them, as the text that the models read.
 
 What is not text (pictures, recordings, files) becomes a short note: a conversation that holds some can go on. Only
-where a user has just sent it is it refused, for an answer would be about what the model has not seen.
+where a user has just sent it is it refused, for an answer would be about what the model has not seen; and not where a
+result of a tool stands just before it, for many clients send what a tool has read as if the user had.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text")
 _TEXT_FILE = re.compile(r"(text/[\w.+-]+|application/(json|xml|yaml|x-yaml|toml|javascript|x-sh|sql))\b")
 _TEXT_ENDINGS = (".txt", ".md", ".csv", ".json", ".log", ".xml", ".yaml", ".py")
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),(.*)", re.DOTALL)
+
+
+def newest_question(roles: Sequence[str]) -> int | None:
+    """The index of the last "user" among the roles of messages: what is not text is refused there.
+
+    None where there is none, and where a "tool" is the last before it that is neither "user" nor "system".
+    """
+    newest = max((number for number, role in enumerate(roles) if role == "user"), default=None)
+    before = [role for role in roles[:newest] if role not in ("user", "system", "developer")]
+    return None if before[-1:] == ["tool"] else newest
 
 
 def text_of(content: Any, where: str, *, newest: bool = False, between: str = "") -> str:

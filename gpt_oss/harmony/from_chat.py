@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.aliases import NO_ALIASES, Aliases
-from gpt_oss.harmony.content import text_of, thoughts_of
+from gpt_oss.harmony.content import newest_question, text_of, thoughts_of
 from gpt_oss.harmony.history import History, Prompt, arguments_of, formats_of, function_of, header_and_text
 from gpt_oss.harmony.json_types import LIST, OBJECT, STRING, needed, not_too_deep, optional, shown, wanted
 from gpt_oss.harmony.render import AnyMessage
@@ -45,7 +45,8 @@ def read_chat(history: History, messages: Sequence[Json], where: str = "messages
     """Writes Chat Completions messages into a history. Raises HarmonyError, naming message and field."""
     not_too_deep(messages, where)
     listed = [wanted(m, OBJECT, f"{where}[{i}]") for i, m in enumerate(wanted(messages, LIST, where))]
-    newest = max((i for i, message in enumerate(listed) if message.get("role") == "user"), default=None)
+    roles = [str(message.get("role")) for message in listed]
+    newest = newest_question(["tool" if role == "function" else role for role in roles])
     for number, message in enumerate(listed):
         _read(history, message, f"{where}[{number}]", newest=number == newest)
 

@@ -10,7 +10,7 @@ from openai_harmony import ToolNamespaceConfig
 
 from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.aliases import NO_ALIASES, Aliases
-from gpt_oss.harmony.content import text_of, texts_of, thoughts_of
+from gpt_oss.harmony.content import newest_question, text_of, texts_of, thoughts_of
 from gpt_oss.harmony.history import History, Prompt, arguments_of, formats_of, function_of, header_and_text
 from gpt_oss.harmony.json_types import LIST, OBJECT, STRING, needed, not_too_deep, optional, shown, wanted
 from gpt_oss.harmony.render import AnyMessage
@@ -56,13 +56,15 @@ def from_responses(
 
 
 def newest_user_item(items: Sequence[Any]) -> int | None:
-    """The index of the last message of a user's."""
-    return max((i for i, item in enumerate(items) if _role(item) == "user"), default=None)
+    """The index of the user's message in which what is not text is refused; see `newest_question`."""
+    return newest_question([_role(item) for item in items])
 
 
-def _role(item: Any) -> Any:
-    is_message = isinstance(item, Mapping) and item.get("type", "message") == "message"
-    return item.get("role") if is_message else None
+def _role(item: Any) -> str:
+    kind = item.get("type", "message") if isinstance(item, Mapping) else ""
+    if kind == "message":
+        return str(item.get("role"))
+    return "tool" if str(kind).endswith("_output") else "assistant"
 
 
 def read_item(history: History, item: Any, where: str, *, newest: bool = False) -> None:

@@ -38,7 +38,7 @@ class Agent:
     """One agent's program and settings, in which {url}, {home}, {work} and {task} are filled in.
 
     files: written below {home}, but those that begin with {work} below that. before: run first. short: the same agent,
-    set to a context of 28,000 tokens, where it compacts by itself.
+    set to a context of 28,000 tokens, where it compacts by itself. again: the words that go on with its last session.
     """
 
     program: str
@@ -48,6 +48,7 @@ class Agent:
     before: tuple[tuple[str, ...], ...] = ()
     reads_pictures: bool = False
     short: Agent | None = None
+    again: tuple[str, ...] = ()
 
 
 CLAUDE_CODE = Agent(
@@ -62,6 +63,7 @@ CLAUDE_CODE = Agent(
     },
     reads_pictures=True,
 )
+CLAUDE_CODE = replace(CLAUDE_CODE, again=("-c", *CLAUDE_CODE.words))
 CLAUDE_CODE = replace(CLAUDE_CODE, short=CLAUDE_CODE)  # it learns the length of the context from a refusal
 CODEX = Agent(
     "codex",
@@ -79,6 +81,8 @@ base_url = "{url}/v1"
 wire_api = "responses"
 """
     },
+    reads_pictures=True,
+    again=("exec", "resume", "--last", "--skip-git-repo-check", "{task}"),
 )
 CODEX = replace(
     CODEX,
@@ -96,9 +100,21 @@ COPILOT = Agent(
         "COPILOT_MODEL": "gpt-oss-20b",
         "COPILOT_OFFLINE": "true",
     },
+    reads_pictures=True,
+)
+COPILOT_AGAIN = (*COPILOT.words, "--continue")
+COPILOT_CHAT = replace(COPILOT, environment={**COPILOT.environment, "COPILOT_PROVIDER_WIRE_API": "completions"})
+COPILOT_MESSAGES = replace(
+    COPILOT,
+    environment={
+        **COPILOT.environment,
+        "COPILOT_PROVIDER_BASE_URL": "{url}",
+        "COPILOT_PROVIDER_TYPE": "anthropic",
+    },
 )
 COPILOT = replace(
     COPILOT,
+    again=COPILOT_AGAIN,
     short=replace(
         COPILOT,
         environment={
@@ -107,18 +123,6 @@ COPILOT = replace(
             "COPILOT_PROVIDER_MAX_OUTPUT_TOKENS": "4000",
         },
     ),
-)
-COPILOT_CHAT = replace(
-    COPILOT, short=None, environment={**COPILOT.environment, "COPILOT_PROVIDER_WIRE_API": "completions"}
-)
-COPILOT_MESSAGES = replace(
-    COPILOT,
-    short=None,
-    environment={
-        **COPILOT.environment,
-        "COPILOT_PROVIDER_BASE_URL": "{url}",
-        "COPILOT_PROVIDER_TYPE": "anthropic",
-    },
 )
 
 
@@ -136,10 +140,15 @@ def _opencode(package: str, context: int = 131_072) -> Agent:
         ("run", "{task}", "--auto"),
         {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
         {"{work}/opencode.json": json.dumps(settings)},
+        reads_pictures=True,
     )
 
 
-OPENCODE = replace(_opencode("@ai-sdk/openai-compatible"), short=_opencode("@ai-sdk/openai-compatible", context=28_000))
+OPENCODE = replace(
+    _opencode("@ai-sdk/openai-compatible"),
+    short=_opencode("@ai-sdk/openai-compatible", context=28_000),
+    again=("run", "-c", "{task}", "--auto"),
+)
 OPENCODE_RESPONSES = _opencode("@ai-sdk/openai")
 OPENCODE_MESSAGES = _opencode("@ai-sdk/anthropic")
 CLINE = Agent(
@@ -172,6 +181,7 @@ QWEN_CODE = Agent(
     ("--yolo", "--auth-type", "openai", "-p", "{task}"),
     {"OPENAI_BASE_URL": "{url}/v1", "OPENAI_API_KEY": "none", "OPENAI_MODEL": "gpt-oss-20b"},
 )
+QWEN_CODE = replace(QWEN_CODE, reads_pictures=True, again=(*QWEN_CODE.words, "-c"))
 QWEN_CODE = replace(QWEN_CODE, short=QWEN_CODE)  # it, too, learns it from a refusal
 
 
@@ -184,10 +194,12 @@ def _pi(api: str, base_url: str) -> Agent:
         ("-p", "{task}", "--provider", "ours", "--model", "gpt-oss-20b"),
         {"PI_OFFLINE": "1", "PI_TELEMETRY": "0"},
         {".pi/agent/models.json": json.dumps({"providers": {"ours": provider}})},
+        reads_pictures=True,
     )
 
 
 PI = _pi("openai-completions", "{url}/v1")
+PI = replace(PI, again=(*PI.words, "-c"))
 PI_RESPONSES = _pi("openai-responses", "{url}/v1")
 PI_MESSAGES = _pi("anthropic-messages", "{url}")
 AIDER = Agent(
@@ -220,6 +232,7 @@ def run_agent(agent: Agent, host: Host) -> tuple[dict[str, object], str]:
     results: dict[str, object] = {}
     printed: list[str] = []
     tasks: dict[str, Callable[[Agent, Host, Path, list[str]], None]] = {"edits and tests": _edits_and_tests}
+    tasks |= {"resumed": _resumed} if agent.again else {}
     tasks |= {"picture": _picture} if agent.reads_pictures else {}
     tasks |= {"compaction": _compaction} if agent.short else {}
     for feature, work in tasks.items():
@@ -248,6 +261,13 @@ def _edits_and_tests(agent: Agent, host: Host, folder: Path, printed: list[str])
     assert "The test passes." in said or "all is well" in said, f"it said {said[-200:]!r}"
 
 
+def _resumed(agent: Agent, host: Host, folder: Path, printed: list[str]) -> None:
+    """The second session has a word of its own only: what it says, it knows from the first."""
+    _edits_and_tests(agent, host, folder, printed)
+    said = _session(replace(agent, words=agent.again), host.programs, host.url, folder, "How did it end?", printed)
+    assert "The test passes." in said, f"it said {said[-200:]!r}"
+
+
 def _picture(agent: Agent, host: Host, folder: Path, printed: list[str]) -> None:
     work = folder / "work"
     work.mkdir()
@@ -271,7 +291,7 @@ def _compaction(agent: Agent, host: Host, folder: Path, printed: list[str]) -> N
 def _session(agent: Agent, programs: Path, url: str, folder: Path, task: str, printed: list[str]) -> str:
     """All that an agent prints in a session of one task, in folder/work and with folder/home as its user's."""
     values = {"url": url, "home": str(folder / "home"), "work": str(folder / "work"), "task": task}
-    (folder / "home").mkdir()
+    (folder / "home").mkdir(exist_ok=True)
     for name, text in agent.files.items():
         path = folder / "home" / _filled(name, values)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,7 @@ READ = (
     Tool("view", {"path": "{file}"}),  # Copilot
     Tool("exec_command", {"cmd": "cat {file}"}),  # Codex
 )
+SEE = (Tool("view_image", {"path": "{file}"}), *READ)  # Codex has one for pictures
 EDIT = (
     Tool("Edit", {"file_path": "{file}", "old_string": "'old'", "new_string": "'new'"}),
     Tool("MultiEdit", {"file_path": "{file}", "edits": [{"old_string": "'old'", "new_string": "'new'"}]}),
@@ -130,7 +131,7 @@ def _work(kind: str, folder: str, text: str, results: list[str]) -> str:
             return FINAL.format("All parts were read.")
         return call(RUN, command=f"python3 {folder}/part.py {last + 1}")
     if kind == "look at":
-        return FINAL.format("I looked.") if results else call(READ, "picture.png")
+        return FINAL.format("I looked.") if results else call(SEE, "picture.png")
     if "SEARCH/REPLACE" in text:  # aider, which has no tools
         edit = "main.py\n```python\n<<<<<<< SEARCH\nprint('old')\n=======\nprint('new')\n>>>>>>> REPLACE\n```"
         return FINAL.format(f"I repair it.\n\n{edit}\n")

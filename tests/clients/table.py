@@ -27,6 +27,7 @@ from tests.clients import agents
 from tests.clients.agents import Agent, Host, run_agent
 from tests.clients.model import Model
 from tests.clients.recording import Recorder
+from tests.clients.reuse import Sessions
 from tests.server.conftest import serving
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -43,6 +44,7 @@ FEATURES = (
     "WebSocket",
     "--oss",
     "edits and tests",
+    "resumed",
     "picture",
     "compaction",
 )
@@ -166,11 +168,14 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=default, help="where clients are installed (default: %(default)s)")
     parser.add_argument("--only", action="append", default=[], metavar="KEY", help="a client by its key; repeatable")
     parser.add_argument("--record", type=Path, metavar="FOLDER", help="write what each client sends, for tests")
+    parser.add_argument("--reuse", action="store_true", help="say how much of each session's prompts was known before")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     chosen = [client for client in CLIENTS if not args.only or client.key in args.only]
     rows, failures = [], []
     model, recorder = Model(), Recorder()
+    generators: list[ScriptedGenerator] = []
+    asked = Sessions(generators)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sessions = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=args.work)))
@@ -179,6 +184,7 @@ def main() -> int:
             store = Store(str(folder / f"{context_tokens}.db"))
             stack.callback(store.close)
             generator = ScriptedGenerator(model, context_tokens=context_tokens)
+            generators.append(generator)
             options = ServerOptions(ollama=True)
             return stack.enter_context(serving(generator, options, store=store, wrap=recorder.wrap)).url
 
@@ -188,13 +194,17 @@ def main() -> int:
 
             def announce(feature: str, name: str = client.name) -> None:
                 recorder.capture = slug(f"{name} {feature}")
+                asked.begin(f"{name}, {feature}")
 
             version, results = run(
                 client, args.work, lambda programs: Host(programs, sessions, url, small_url, model, announce)
             )
+            asked.end()
             cells = ["yes" if results.get(f) is True else "**no**" if f in results else "" for f in FEATURES]
             rows.append(f"| {client.name} {version} | " + " | ".join(cells) + " |")
             failures += [f"{client.name}, {f}: {why}" for f, why in results.items() if why is not True]
+    if args.reuse:
+        print(*asked.report, sep="\n")
     if args.record:
         recorder.save(args.record)
     head = [f"| client | {' | '.join(FEATURES)} |", "|---" * (len(FEATURES) + 1) + "|"]

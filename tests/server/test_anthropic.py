@@ -156,6 +156,41 @@ def test_its_own_tools_that_the_client_runs(scripted: Scripted) -> None:
     assert "str_replace_based_edit_tool" in prompt
 
 
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_thread_is_refused_so_that_the_sdk_sends_the_whole_conversation(
+    scripted: Scripted, thread: dict[str, str], stream: bool
+) -> None:
+    """Its tool runner sends what came last only, unless it reads this code."""
+    live = scripted(FINAL)
+    answer = ANTHROPIC.post(
+        live.url, {"model": "x", "max_tokens": 9, "messages": ASK, "thread": thread, "stream": stream}
+    )
+    assert answer.status == 400
+    assert answer.body["error"]["details"]["error_code"] == "thread_unsupported_request"
+    assert live.generator.prompts == []
+
+
+def test_what_other_servers_did_can_still_be_read(scripted: Scripted) -> None:
+    live = scripted(FINAL)
+    blocks = [
+        {"type": "compaction", "content": "They spoke of rain."},
+        {"type": "mcp_tool_use", "id": "m", "name": "look_up", "server_name": "s", "input": {"word": "rain"}},
+        {
+            "type": "mcp_tool_result",
+            "tool_use_id": "m",
+            "is_error": False,
+            "content": [{"type": "text", "text": "wet"}],
+        },
+    ]
+    messages = [*ASK, {"role": "assistant", "content": blocks}, {"role": "user", "content": "And?"}]
+    assert ANTHROPIC.post(live.url, {"model": "x", "max_tokens": 9, "messages": messages}).status == 200
+    prompt = decode(live.generator.prompts[0])
+    assert "They spoke of rain.<|end|>" in prompt
+    assert '[look_up {"word": "rain"} gave:]\nwet<|end|>' in prompt
+    assert "reads text only" not in prompt
+
+
 def test_what_another_server_searched_can_still_be_read(scripted: Scripted) -> None:
     live = scripted(FINAL)
     used = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"query": "q"}}

@@ -283,6 +283,19 @@ def test_a_picture_in_a_tools_result_becomes_a_note(scripted: Scripted, api: Api
 
 
 @each_conversation
+def test_a_picture_that_a_tool_has_read_becomes_a_note_where_a_client_sends_it_as_the_users(
+    scripted: Scripted, api: Api
+) -> None:
+    """Claude Code sends the pages of a PDF so, and agents on Chat Completions every picture."""
+    live = start(scripted, ANSWER)
+    turns = [ASK, Call("a", arguments=OSLO), Result("a", "A map."), User("What it read:", picture=True)]
+    assert api.ask(live.url, turns).status == 200
+    assert "A map.<|end|><|start|>user<|message|>What it read:" in prompt_of(live)
+    assert "[a picture; this model reads text only]<|end|>" in prompt_of(live)
+    assert api.ask(live.url, [*turns, Said("I see."), User("Look!", picture=True)]).status == 400
+
+
+@each_conversation
 def test_a_picture_is_refused_only_where_it_is_new(scripted: Scripted, api: Api) -> None:
     live = start(scripted, ANSWER, ANSWER)
     refused = api.ask(live.url, [User("Look!", picture=True)])

@@ -177,6 +177,30 @@ def test_reasoning_comes_back_sealed(keeping: Keeping) -> None:
     assert "Oslo it is." in decode(live.generator.prompts[1])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_that_are_sealed_and_summed_up_are_no_third_time_in_the_content(
+    keeping: Keeping, stream: bool
+) -> None:
+    """Copilot shows what stands there as words to its user, and sends it back as a message."""
+    live = keeping(THOUGHT_AND_CALL, ANSWER)
+    body = {"model": "tiny", "input": "Hi", "tools": [TOOL], "store": False, "reasoning": {"summary": "auto"}}
+    body["include"] = ["reasoning.encrypted_content"]
+    answer: Any = live.any_client().responses.create(**body, stream=stream)
+    if stream:
+        events = list(answer)
+        assert not [event.type for event in events if "reasoning_text" in event.type or "content_part" in event.type]
+        said = "".join(event.delta for event in events if event.type == "response.reasoning_summary_text.delta")
+        assert said == "Oslo it is."
+        answer = events[-1].response
+    reasoning, call = answer.output
+    assert reasoning.content is None
+    assert [part.text for part in reasoning.summary] == ["Oslo it is."]
+    more = [{"role": "user", "content": "Hi"}, call.model_dump()]
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+    live.any_client().responses.create(model="tiny", input=[*more, result], tools=[TOOL], store=False)
+    assert "<|channel|>analysis<|message|>Oslo it is.<|end|>" in decode(live.generator.prompts[1])
+
+
 @pytest.mark.parametrize("kept", ["nothing", "id", "reference"])
 def test_reasoning_that_a_client_lost(keeping: Keeping, kept: str) -> None:
     live = keeping(THOUGHT_AND_CALL, ANSWER)

@@ -21,10 +21,20 @@ class RequestError(GptOssError):
     param: the field that is wrong.
     status: of HTTP.
     code: OpenAI's word for the error, where it has one.
+    details: what Anthropic's SDKs read of it, where they act on it.
     """
 
-    def __init__(self, message: str, *, param: str | None = None, status: int = 400, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int = 400,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message, field=param)
+        self.details = details
         self.param = param
         self.status = status
         self.code = code
@@ -56,6 +66,7 @@ class Failure:
     code: str | None = None
     kind: str = "invalid_request_error"
     headers: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] | None = None
 
 
 ANTHROPIC_KINDS = {
@@ -83,7 +94,7 @@ def failure_of(error: BaseException, *, overflow_param: str = "messages") -> Fai
     """
     match error:
         case RequestError():
-            return Failure(error.status, str(error), error.param, error.code)
+            return Failure(error.status, str(error), error.param, error.code, details=error.details)
         case CapacityError():
             headers = {"Retry-After": str(RETRY_AFTER_S)}
             return Failure(429, str(error), None, "rate_limit_exceeded", "rate_limit_error", headers)
@@ -108,7 +119,8 @@ def body_of(failure: Failure, shape: Shape) -> dict[str, Any]:
     match shape:
         case Shape.ANTHROPIC:
             kind = ANTHROPIC_KINDS.get(failure.status) or _anthropic_kind(failure.status)
-            return {"type": "error", "error": {"type": kind, "message": failure.message}}
+            told = {"type": kind, "message": failure.message}
+            return {"type": "error", "error": told | ({"details": failure.details} if failure.details else {})}
         case Shape.OLLAMA:
             return {"error": failure.message}
     error = {"message": failure.message, "type": failure.kind, "param": failure.param, "code": failure.code}

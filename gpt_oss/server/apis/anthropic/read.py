@@ -14,7 +14,7 @@ from typing import Any
 import pydantic
 
 from gpt_oss.errors import HarmonyError
-from gpt_oss.harmony.content import part_text, text_of
+from gpt_oss.harmony.content import newest_question, part_text, text_of
 from gpt_oss.harmony.history import History, formats_of
 from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
@@ -31,6 +31,9 @@ LITTLE_THOUGHT = 2_000  # below which it is low
 # The first block of a coding agent's system prompt; it differs from session to session and says nothing to a model.
 BILLING = "x-anthropic-billing-header"
 SEARCH = "web_search"
+
+# Why a thread is refused, as SDKs read it: they then send the whole conversation, which is what is read here.
+NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
 
 # Tools of Anthropic's that the client runs: their arguments, which its models know without being told.
 _TEXT = {"type": "string"}
@@ -76,6 +79,7 @@ class MessagesRequest(pydantic.BaseModel):
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
     output_format: dict[str, Any] | None = None
+    thread: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ class Known:
 
 def read_request(request: MessagesRequest, known: Known, *, counts_only: bool = False) -> Ask:
     """counts_only: only the prompt's length is asked for, so that nothing need be refused. Raises RequestError."""
+    if request.thread is not None:
+        raise RequestError(
+            "no thread is kept here; send the whole conversation, without it", param="thread", details=NO_THREADS
+        )
     declared = [Fields(tool, f"tools[{number}]") for number, tool in enumerate(request.tools or [])]
     messages = [Fields(message, f"messages[{number}]") for number, message in enumerate(request.messages)]
     tools = ToolSet.of(_specs(declared), built_in=_built_in(declared, known.hosted))
@@ -195,12 +203,14 @@ def _choice(given: Mapping[str, Any] | None, tools: ToolSet) -> Choice:
 
 
 def _newest(messages: Sequence[Fields]) -> int | None:
-    """The last message in which the user says something; results of tools are the client's."""
-    for number in reversed(range(len(messages))):
-        message = messages[number]
-        if message["role"] == "user" and any(block.kind != "tool_result" for block in _blocks(message)):
-            return number
-    return None
+    """The message in which what is not text is refused; see `newest_question`."""
+    return newest_question([_role(message) for message in messages])
+
+
+def _role(message: Fields) -> str:
+    """A message's role; results of tools are the client's, and so is what it sends with them."""
+    role = message.word("role")
+    return "tool" if role == "user" and any(block.kind == "tool_result" for block in _blocks(message)) else role
 
 
 def _blocks(message: Fields) -> list[Fields]:
@@ -256,7 +266,9 @@ class _Reader:
             elif kind == "tool_use" and block.word("name"):
                 arguments = json.dumps(block["input"] or {}, ensure_ascii=False)
                 self.history.call(block.word("name"), arguments, call_id=block.word("id"))
-            elif kind == "server_tool_use":
+            elif kind == "compaction":
+                self.history.say(text_of(block["content"], block.at("content")))
+            elif kind in ("server_tool_use", "mcp_tool_use"):
                 searches[block.word("id")] = block
             elif kind.endswith("_tool_result"):
                 self._ran_elsewhere(block, searches.pop(block.word("tool_use_id"), block))

@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from gpt_oss.errors import HarmonyError
-from gpt_oss.harmony.content import note_of, text_of
+from gpt_oss.harmony.content import newest_question, note_of, text_of
 from gpt_oss.harmony.history import History, arguments_of, formats_of
 from gpt_oss.harmony.json_types import not_too_deep
 from gpt_oss.harmony.render import ResponseFormat
@@ -78,7 +78,7 @@ def read_conversation(
     tools = ToolSet.of(_specs(request.tools or []))
     history = History(lambda name: tools.in_prompt(tools.flat_name(name)), recall)
     listed = [Fields(message, f"messages[{number}]") for number, message in enumerate(messages)]
-    newest = max((number for number, message in enumerate(listed) if message["role"] == "user"), default=None)
+    newest = newest_question([message.word("role") for message in listed])
     try:
         not_too_deep(messages, "messages")
         for number, message in enumerate(listed):
@@ -163,7 +163,7 @@ def _text(message: Fields, *, newest: bool) -> str:
         return text
     if newest:
         raise message.refuse(
-            "images", ": gpt-oss reads text, not images; say in words what they show, or leave them out"
+            "images", "cannot be read: gpt-oss reads text, not images; say in words what they show, or leave them out"
         )
     count = len(images) if isinstance(images, list) else 1
     return "\n".join([*([text] if text else []), *[note_of("image")] * count])

@@ -20,6 +20,7 @@ from gpt_oss.server.core.tools import ToolSpec
 from gpt_oss.tools.citations import Citation
 from gpt_oss.tools.python_docker.docker_tool import code_of
 
+WHOLE = ("auto", "detailed")  # kinds of summaries that leave nothing out
 _SHOWN_URL = re.compile(r"\[\d+\] .*\((\S+)\)\n")  # the first line of a page that the browser shows
 
 
@@ -109,41 +110,49 @@ class MessageItem(OutputItem):
 class ReasoningItem(OutputItem):
     """summary: the kind of summary that the client asked for. seal: makes `encrypted_content`, where it asked for it.
 
-    The model's thoughts are all here, so a summary of them is they themselves, or in short how each begins.
+    The model's thoughts are all here, so a summary of them is they themselves, or in short how each begins. Where both
+    a whole summary and the sealed form are sent, the item has no `content`, as OpenAI's have none: it would be a third
+    copy, which GitHub Copilot's CLI takes for words to the user and sends back as such.
     """
 
     def __init__(self, index: int, *, summary: str | None, seal: Callable[[str], str] | None) -> None:
         item: Json = {"type": "reasoning", "id": new_id("rs"), "summary": [], "content": [], "status": "in_progress"}
+        self._has_content = seal is None or summary not in WHOLE
+        if not self._has_content:
+            del item["content"]
         super().__init__(item, index)
         self._summary = summary
         self._seal = seal
 
     def open(self) -> list[Json]:
-        part = {"type": "reasoning_text", "text": ""}
-        events = [self.added(), self.event("content_part.added", content_index=0, part=part)]
+        events = [self.added()]
+        if self._has_content:
+            part = {"type": "reasoning_text", "text": ""}
+            events.append(self.event("content_part.added", content_index=0, part=part))
         if self._summary is not None:
             empty = {"type": "summary_text", "text": ""}
             events.append(self.event("reasoning_summary_part.added", summary_index=0, part=empty))
         return events
 
     def delta(self, piece: Piece) -> list[Json]:
-        events = [self.event("reasoning_text.delta", content_index=0, delta=piece.text)]
-        if self._summary in ("auto", "detailed"):
+        events = []
+        if self._has_content:
+            events.append(self.event("reasoning_text.delta", content_index=0, delta=piece.text))
+        if self._summary in WHOLE:
             events.append(self.event("reasoning_summary_text.delta", summary_index=0, delta=piece.text))
         return events
 
     def close(self, closed: Closed) -> list[Json]:
-        part = {"type": "reasoning_text", "text": closed.text}
-        self.item["content"] = [part]
+        events = []
+        if self._has_content:
+            part = {"type": "reasoning_text", "text": closed.text}
+            self.item["content"] = [part]
+            events.append(self.event("reasoning_text.done", content_index=0, text=closed.text))
+            events.append(self.event("content_part.done", content_index=0, part=part))
         if self._seal is not None:
             self.item["encrypted_content"] = self._seal(closed.text)
         self.set_status(closed)
-        return [
-            self.event("reasoning_text.done", content_index=0, text=closed.text),
-            self.event("content_part.done", content_index=0, part=part),
-            *self._summed_up(closed.text),
-            self.done(),
-        ]
+        return [*events, *self._summed_up(closed.text), self.done()]
 
     def _summed_up(self, text: str) -> list[Json]:
         if self._summary is None:

@@ -179,7 +179,7 @@ def remember(service: Service, writer: ResponseWriter) -> None:
     thoughts: list[str] = []
     for item in writer.output:
         if item["type"] == "reasoning":
-            text = "".join(part["text"] for part in item["content"])
+            text = "".join(part["text"] for part in item.get("content") or item["summary"])
             service.memory.remember([item["id"]], text)
             thoughts.append(text)
         elif item["type"] in CALLS:
