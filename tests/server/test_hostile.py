@@ -13,9 +13,12 @@ from gpt_oss.server.core.body import MOST_CONTAINERS, parse_json
 from gpt_oss.server.core.errors import RequestError
 
 
-def test_nobody_waits_for_what_is_hostile(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 5])
+def test_nobody_waits_for_what_is_hostile(every: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Each gets an answer, none is a failure of the server, and /health answers all the while."""
-    given = attacks()
+    needed = ("30 MB of lists: /v1/chat/completions", "a chain of rules: /v1/chat/completions")
+    listed = attacks()
+    given = [each for number, each in enumerate(listed) if number % every == 0 or each[0] in needed]
     with server() as url:
         with Watch(url) as watch:
             found = asyncio.run(send_all(url, given, AT_A_TIME))

@@ -47,6 +47,7 @@ def test_kills_at_any_moment(checkpoint: Path, tmp_path: Path, unused_tcp_port: 
     assert figures.finished > 0
 
 
+@pytest.mark.slow
 @WITH_POSTGRES
 def test_kills_at_any_moment_of_servers_on_postgresql(
     checkpoint: Path, tmp_path: Path, unused_tcp_port: int, postgres_server: str

@@ -15,6 +15,7 @@ import sqlalchemy as sql
 from websockets.sync.client import connect
 
 from gpt_oss.backends.scripted import Reply, ScriptedGenerator
+from gpt_oss.server.gate import ServerOptions
 from gpt_oss.server.state import schema
 from gpt_oss.server.state.store import Store
 from gpt_oss.vocabulary import decode, encode_with_special
@@ -77,7 +78,7 @@ def served(tmp_path: Path) -> Iterator[Callable[..., tuple[Asking, Asking, Live]
 
     def start(share: bool = False, script: Any = replies) -> tuple[Asking, Asking, Live]:
         store = Store(str(tmp_path / f"{time.monotonic_ns()}.db"))
-        serve = serving(ScriptedGenerator(script), keys=KEYS, store=store, share=share)
+        serve = serving(ScriptedGenerator(script), ServerOptions(drain_s=0.1), KEYS, store=store, share=share)
         live = serve.__enter__()
         closing.append((serve, store))
         return Asking(live, MINE), Asking(live, THEIRS), live
@@ -266,7 +267,7 @@ def test_nobody_is_told_what_of_a_prompt_others_have_sent(tmp_path: Path) -> Non
     script = lambda prompt: Reply(encode_with_special(ANSWER), cached_tokens=len(prompt) - 1)  # noqa: E731
     question = {"input": "word " * 200, "store": False}
     for share in (False, True):
-        with serving(ScriptedGenerator(script), keys=KEYS, share=share) as live:
+        with serving(ScriptedGenerator(script), ServerOptions(drain_s=0.1), KEYS, share=share) as live:
             mine, theirs = Asking(live, MINE), Asking(live, THEIRS)
             mine.made("/v1/responses", **question)
             stranger = theirs.made("/v1/responses", **question)

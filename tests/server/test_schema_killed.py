@@ -22,7 +22,9 @@ def run(url: str, what: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("version", range(len(schema.MIGRATIONS)))
+@pytest.mark.parametrize(
+    "version", [0, *(pytest.param(version, marks=pytest.mark.slow) for version in range(1, len(schema.MIGRATIONS)))]
+)
 def test_killed_after_any_statement(url: str, version: int) -> None:
     """version: what there was before; 0 is nothing."""
     assert int(run(url, str(version))) > 5
