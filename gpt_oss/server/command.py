@@ -41,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, help="default: 8000")
     parser.add_argument("--model-name", metavar="NAME", help="the name that clients see (default: the checkpoint's)")
+    _add_access(parser)
+    _add_store_and_tools(parser)
+    _add_limits(parser)
+    add_load_arguments(parser, context=32768)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    """Flags of who may ask."""
     parser.add_argument(
         "--api-key",
         action="append",
@@ -69,6 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="another name that this server may be asked by, where no key is needed; repeatable, * for any",
     )
+
+
+def _add_store_and_tools(parser: argparse.ArgumentParser) -> None:
+    """Flags of what is kept, and of the tools that run here."""
     parser.add_argument(
         "--store",
         metavar="URL",
@@ -92,6 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mcp", action="append", default=[], metavar="URL", help="MCP servers that clients may name; repeatable"
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """Flags of limits, of the log, and of what else the server can be."""
     parser.add_argument("--max-time", type=float, metavar="SECONDS", help="of one answer, tools included")
     parser.add_argument(
         "--max-tokens", type=int, metavar="N", help="of one answer, whatever the client asks (default: the context)"
@@ -110,7 +126,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-concurrent", type=int, default=32, help="answers at a time (default: %(default)s)")
     parser.add_argument("--max-queue", type=int, default=128, help="requests that may wait (default: %(default)s)")
     parser.add_argument("--drain", type=float, default=30.0, metavar="SECONDS", help="to finish at the end")
-    add_load_arguments(parser, context=32768)
 
 
 def run(args: argparse.Namespace) -> int:
