@@ -70,7 +70,7 @@ def test_max_tokens_and_the_context_end_the_answer(play: Play, context_tokens: i
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(play: Play) -> None:
-    with pytest.raises(ContextOverflowError, match="a prompt of 3 tokens"):
+    with pytest.raises(ContextOverflowError, match="prompt is too long: 3 tokens > 3 maximum"):
         play(ScriptedGenerator([[1]], context_tokens=3), [7, 8, 9], SamplingParams())
 
 

@@ -189,7 +189,7 @@ async def test_the_async_stream_is_the_same_stream() -> None:
 def test_what_cannot_be_scored_is_refused_in_a_sentence() -> None:
     engine = Engine(FakeModel(blocks=8, window_blocks=8), EngineConfig(context_tokens=20))
     check(list(engine.score_sync(LONG[:20], 0)), LONG[:20], 0)  # nothing follows: the context may be full
-    with pytest.raises(ContextOverflowError, match="21 tokens leaves no room in the context of 20"):
+    with pytest.raises(ContextOverflowError, match="21 tokens > 20 maximum"):
         list(engine.score_sync(LONG[:21], 0))
     with pytest.raises(ParameterError, match="no tokens"):
         list(engine.score_sync([], 0))
