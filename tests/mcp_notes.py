@@ -48,7 +48,7 @@ class Notes(Tool):
                 self._kept.append(json.loads(text_of(message))["text"])
                 yield answer(message, " ".join(self._kept))
             case "notes.fail":
-                yield answer(message, "Error: nothing can be done")
+                yield answer(message, "Error: nothing can be done", failed=True)
             case "notes.print":
                 print("not for the client")
                 yield answer(message, "first")
