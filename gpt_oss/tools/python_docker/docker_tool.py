@@ -83,7 +83,7 @@ class PythonTool(Tool):
             hint = f" ({error.hint})" if error.hint else ""
             yield answer(message, f"Error: {error}{hint}", failed=True)
         else:
-            yield answer(message, describe(result, self._limits), failed=not result.ok)
+            yield answer(message, describe(result, self._limits), failed=result.timed_out or result.exit_code is None)
 
 
 def code_of(text: str) -> str:
