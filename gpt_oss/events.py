@@ -31,6 +31,15 @@ class Usage:
     output_tokens: int = 0
     reasoning_tokens: int = 0
 
+    def plus(self, *, prompt: int = 0, cached: int = 0, output: int = 0, reasoning: int = 0) -> Usage:
+        """The usage with so many tokens more."""
+        return Usage(
+            self.prompt_tokens + prompt,
+            self.cached_tokens + cached,
+            self.output_tokens + output,
+            self.reasoning_tokens + reasoning,
+        )
+
 
 @dataclass(frozen=True)
 class RoundStarted:

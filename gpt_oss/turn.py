@@ -214,7 +214,7 @@ class Turn:
     async def _speak(self, prompt: list[int], params: SamplingParams, round_: _Round) -> AsyncGenerator[Event, None]:
         """Sample until the model wants an answer, is done, or a limit is reached."""
         params = replace(params, max_tokens=_least(params.max_tokens, self._tokens_left()))
-        self._count(prompt=len(prompt))
+        self.usage = self.usage.plus(prompt=len(prompt))
         reader = _Reader(round_, self._toolbox)
         stream = self._generator.generate(prompt, params)
         count = 0
@@ -223,7 +223,7 @@ class Turn:
                 token = await self._in_time(anext(stream, None))
                 if token is None:
                     break
-                self._count(cached=token.cached_tokens, output=1)
+                self.usage = self.usage.plus(cached=token.cached_tokens, output=1)
                 yield Sampled(token)
                 for event in reader.push(token.id):
                     if isinstance(event, MessageDone):
@@ -255,7 +255,7 @@ class Turn:
     def _keep(self, message: ParsedMessage, *, cut: bool = False) -> None:
         """Into the history; of a message that was cut off, only what a user has read: half a call says nothing."""
         if message.header.channel == "analysis":
-            self._count(reasoning=len(message.tokens))
+            self.usage = self.usage.plus(reasoning=len(message.tokens))
         if cut and (message.header.is_call or message.header.channel == "analysis"):
             return
         if message.ended_by is None and not message.content:
@@ -333,15 +333,6 @@ class Turn:
         """Raises TimeoutError when the turn's time is over first; the work is cancelled."""
         left = self._seconds_left()
         return await (work if left is None else asyncio.wait_for(work, left))
-
-    def _count(self, *, prompt: int = 0, cached: int = 0, output: int = 0, reasoning: int = 0) -> None:
-        usage = self.usage
-        self.usage = Usage(
-            usage.prompt_tokens + prompt,
-            usage.cached_tokens + cached,
-            usage.output_tokens + output,
-            usage.reasoning_tokens + reasoning,
-        )
 
 
 def _declares(message: AnyMessage) -> bool:

@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from gpt_oss.errors import HarmonyError
-from gpt_oss.harmony.json_types import LIST, kind_of, shown
+from gpt_oss.harmony.json_types import LIST, Json, kind_of, shown
 
-Json = Mapping[str, Any]
 PARAGRAPH = "\n\n"
 _KINDS = {
     "image": "a picture",

@@ -12,10 +12,9 @@ from gpt_oss.errors import HarmonyError
 from gpt_oss.harmony.aliases import NO_ALIASES, Aliases
 from gpt_oss.harmony.content import newest_question, text_of, texts_of, thoughts_of
 from gpt_oss.harmony.history import History, Prompt, arguments_of, formats_of, function_of, header_and_text
-from gpt_oss.harmony.json_types import LIST, OBJECT, STRING, needed, not_too_deep, optional, shown, wanted
+from gpt_oss.harmony.json_types import LIST, OBJECT, STRING, Json, needed, not_too_deep, optional, shown, wanted
 from gpt_oss.harmony.render import AnyMessage
 
-Json = Mapping[str, Any]
 PHASES: Mapping[Any, Literal["commentary", "final"]] = {"commentary": "commentary", "final_answer": "final"}
 
 

@@ -9,12 +9,15 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from gpt_oss.errors import HarmonyError
 
 # Python's own limit is 1,000 calls, of which rendering a schema takes up to four for each level of its JSON.
 DEEPEST = 64
+
+
+Json: TypeAlias = Mapping[str, Any]  # an object of JSON
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ than once gets a name, so that the text grows no faster than the schema.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -121,8 +122,33 @@ def check_schema(schema: Schema, where: str) -> None:
     """Raises HarmonyError, which names the place, where a schema has a part of the wrong JSON type; null is no value.
 
     Only what is read as a part counts. What merely describes, and keywords that nobody knows, may hold anything that
-    is JSON: generators write all sorts of things.
+    is JSON: generators write all sorts of things. Schemas that were found to be fine are remembered: an agent sends its
+    tools again and again, and each is checked wherever it is read.
     """
+    mark = _mark_of(schema)
+    if mark in _FINE:
+        return
+    _check(schema, where)
+    if mark is not None:
+        if len(_FINE) >= _MOST_FINE:
+            _FINE.clear()
+        _FINE.add(mark)
+
+
+_FINE: set[bytes] = set()
+_MOST_FINE = 10_000
+
+
+def _mark_of(schema: Schema) -> bytes | None:
+    """A digest of what a schema says; None where it is no JSON."""
+    try:
+        text = json.dumps(schema, default=dict, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _check(schema: Schema, where: str) -> None:
     not_too_deep(schema, where)
     _must_be_json(schema, where)
     rest: list[tuple[Any, str]] = [(schema, where)]

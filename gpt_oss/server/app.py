@@ -23,7 +23,7 @@ from gpt_oss.server.apis.ollama import routes as ollama
 from gpt_oss.server.apis.responses import conversations
 from gpt_oss.server.apis.responses import routes as responses
 from gpt_oss.server.apis.responses import socket as responses_socket
-from gpt_oss.server.gate import Gate, ServerOptions, allowed_origins
+from gpt_oss.server.gate import LOCAL_ORIGIN, Gate, ServerOptions
 from gpt_oss.server.handlers import add_handlers
 from gpt_oss.server.service import Service
 from gpt_oss.server.state.store import Store, StoreError
@@ -79,7 +79,7 @@ def create_app(service: Service, options: ServerOptions = USUAL) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(options.origins),
-            allow_origin_regex=allowed_origins(options),
+            allow_origin_regex=LOCAL_ORIGIN if options.ollama else None,
             allow_methods=["*"],
             allow_headers=["*"],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import time
 import uuid
@@ -21,8 +22,10 @@ from gpt_oss.server.service import Service
 
 OPEN_PATHS = frozenset({"/", "/health", "/docs", "/openapi.json"})  # without a key
 # Origins that Ollama lets in without being told, because programs of this machine have them.
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
-LOCAL_SCHEMES = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
+LOCAL_ORIGIN = (
+    r"(?:app|file|tauri|vscode-webview|vscode-file)://.*"
+    r"|https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d+)?"
+)
 log = logging.getLogger("gpt_oss.server")
 
 
@@ -132,21 +135,13 @@ class Gate:
         allowed = self._options.origins
         if origin in allowed or "*" in allowed:
             return True
+        if self._options.ollama and re.fullmatch(LOCAL_ORIGIN, origin):
+            return True
         try:
-            parts = urlsplit(origin)
-            if parts.netloc == host and parts.netloc:
-                return True
-            return self._options.ollama and (parts.scheme in LOCAL_SCHEMES or parts.hostname in LOCAL_HOSTS)
+            netloc = urlsplit(origin).netloc
         except ValueError:
             return False
-
-
-def allowed_origins(options: ServerOptions) -> str | None:
-    """A regular expression of the origins that `Gate` lets in unnamed; None where there are none."""
-    if not options.ollama:
-        return None
-    schemes = "|".join(sorted(LOCAL_SCHEMES))
-    return rf"(?:{schemes})://.*|https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?::\d+)?"
+        return bool(netloc) and netloc == host
 
 
 def shown_keys(headers: Mapping[str, str]) -> list[str]:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from gpt_oss.server.apis.responses.socket import MOST_WAITING_FRAMES
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
@@ -29,7 +31,6 @@ HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Lengt
 HEAD_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 WANTED_DESCRIPTORS = 65_536
 KEPT_DESCRIPTORS = 128  # for the database, sandboxes, files
-MOST_WAITING_FRAMES = 16  # of a WebSocket, before the socket itself
 CUT_S = 2.0  # for the last events of what is cut off at the end
 log = logging.getLogger("gpt_oss.server")
 

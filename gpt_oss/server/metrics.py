@@ -33,7 +33,7 @@ class _Engine(Collector):
 
 
 class Metrics:
-    """Of one server. `page` is what /metrics says."""
+    """The figures of one server. `page` is what /metrics says."""
 
     def __init__(self, generator: Any) -> None:
         self.registry = CollectorRegistry()

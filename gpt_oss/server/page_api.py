@@ -90,7 +90,7 @@ def _now(service: Service) -> Json:
 
 
 def _resident_bytes() -> int | None:
-    """Of this process; weights that are mapped from a file count as far as they are in memory."""
+    """The memory of this process; weights that are mapped from a file count as far as they are in memory."""
     status = Path("/proc/self/statm")
     if status.exists():
         return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -12,10 +12,10 @@ from typing import Any
 
 from gpt_oss.events import Event, MessageDone, MessageStarted, RoundStarted, Sampled, ToolDone, ToolStarted
 from gpt_oss.harmony.parser import parse
+from gpt_oss.server.core.body import Json
 from gpt_oss.vocabulary import NUM_TEXT_TOKENS as TEXT
 from gpt_oss.vocabulary import StreamDecoder, special_name, token_bytes
 
-Json = dict[str, Any]
 DIGITS = 3  # of seconds and of log probabilities
 
 

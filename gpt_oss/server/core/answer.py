@@ -141,7 +141,6 @@ class Answer:
         self.ended: Ended | None = None
         self._tools = tools
         self._stops = StopTexts(stop_texts)
-        self._stop_texts = bool(stop_texts)
         self._open: Kind | None = None
         self._thinking = False  # the message under way is a thought, whose tokens are counted
         self._hosted: deque[bool] = deque()
@@ -154,7 +153,7 @@ class Answer:
             return []
         match event:
             case RoundStarted(_, prompt):
-                self._count(prompt=len(prompt))
+                self.usage = self.usage.plus(prompt=len(prompt))
                 return [Begun(len(prompt))]
             case Sampled(token):
                 self._sampled(token)
@@ -192,7 +191,7 @@ class Answer:
         return self._close(whole=False)
 
     def _sampled(self, token: SampledToken) -> None:
-        self._count(cached=token.cached_tokens, output=1, reasoning=int(self._thinking))
+        self.usage = self.usage.plus(cached=token.cached_tokens, output=1, reasoning=int(self._thinking))
         if self._open == "text" and token.id < ENDOFTEXT and token.logprob is not None:
             self._logprobs.append((self._read, logprob_of(token)))
 
@@ -218,7 +217,7 @@ class Answer:
 
     def _deliver(self, text: str) -> list[Part]:
         self._read += len(text)
-        if self._open != "text" or not self._stop_texts:
+        if self._open != "text":
             return self._pieces(text)
         pieces = self._pieces(self._stops.push(text))
         if self._stops.found is None:
@@ -249,15 +248,6 @@ class Answer:
         if kind == "hosted":
             self._hosted.append(True)
         return [*rest, Closed(self._text, whole)]
-
-    def _count(self, *, prompt: int = 0, cached: int = 0, output: int = 0, reasoning: int = 0) -> None:
-        usage = self.usage
-        self.usage = Usage(
-            usage.prompt_tokens + prompt,
-            usage.cached_tokens + cached,
-            usage.output_tokens + output,
-            usage.reasoning_tokens + reasoning,
-        )
 
 
 class Events(Protocol):

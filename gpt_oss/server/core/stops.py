@@ -57,6 +57,8 @@ class StopTexts:
         """What may be sent now; nothing after a stop text was found."""
         if self.found is not None:
             return ""
+        if len(self._next) == 1:  # there are none
+            return text
         held = self._held + text
         for number, character in enumerate(text, len(self._held) + 1):
             self._state = self._step(self._state, character)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -238,12 +238,3 @@ async def _patiently(pieces: AsyncIterator[bytes], keep_alive: Any) -> bytes | N
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await task
-
-
-async def together(runs: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Runs all of them; when one fails, the others are cancelled and its error is raised."""
-    tasks = [asyncio.ensure_future(run) for run in runs]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await _end(*tasks)

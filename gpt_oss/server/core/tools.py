@@ -184,7 +184,7 @@ class ToolSet:
 
     @property
     def recipients(self) -> list[str]:
-        """Of the built-in tools."""
+        """The recipients of the built-in tools."""
         return Toolbox(self.built_in).recipients
 
     @property
@@ -193,7 +193,7 @@ class ToolSet:
 
     @property
     def declarations(self) -> list[ToolDescription]:
-        """Of the functions, as the developer message has them."""
+        """The functions, as the developer message has them."""
         return [
             ToolDescription(
                 name=self.aliases.in_prompt(spec.flat),

@@ -9,10 +9,9 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from gpt_oss.server.core.body import Json
 from gpt_oss.server.state.schema import completions
 from gpt_oss.server.state.store import Store, text_of
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
+from gpt_oss.server.core.body import Json
 from gpt_oss.server.state.database import PATIENCE_S, Database, StoreError, database_url
 from gpt_oss.server.state.schema import (
     UNDER_WAY,
@@ -34,7 +35,6 @@ from gpt_oss.server.state.schema import (
 )
 
 __all__ = ["UNDER_WAY", "Store", "StoreError", "Stored", "database_url"]
-Json = dict[str, Any]
 DAY_S = 86_400
 AT_A_TIME = 500  # rows that go in one statement
 
@@ -327,7 +327,7 @@ class Store:
         return await self.read(work)
 
     async def items_by_id(self, identities: Sequence[str]) -> dict[str, Json]:
-        """Of responses and conversations; those that are not there are missing."""
+        """The items of responses and conversations; those that are not there are missing."""
         wanted = sql.select(items.c.id, items.c.body).where(items.c.id.in_(identities), self._container())
         rows = await self.read(lambda c: c.execute(wanted.order_by(items.c.place)).all())
         return {row.id: json.loads(row.body) for row in rows}

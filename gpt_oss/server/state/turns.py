@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sql
 
+from gpt_oss.server.core.body import Json
 from gpt_oss.server.state.schema import responses, traces, turns
 from gpt_oss.server.state.store import Store, Stored, stored_of
-
-Json = dict[str, Any]
 
 
 async def add_turns(store: Store, conversation: str, added: Sequence[str]) -> bool:

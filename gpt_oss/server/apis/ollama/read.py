@@ -57,7 +57,7 @@ class OllamaOptions(SamplingFields):
         return self.num_predict if (self.num_predict or 0) > 0 else None
 
     def as_fields(self) -> SamplingFields:
-        """The same fields within the bounds of the other APIs."""
+        """These options within the bounds of the other APIs."""
         given = self.model_dump(exclude={"num_predict"}, exclude_none=True)
         if self.temperature is not None:
             given["temperature"] = min(HOTTEST, self.temperature)

@@ -23,7 +23,6 @@ from gpt_oss.server.core.continuation import Continuation
 from gpt_oss.server.core.errors import RequestError, Shape, as_response
 from gpt_oss.server.core.sampling import sampling_params, stop_texts
 from gpt_oss.server.core.stream import line, merged, streamed, warning_headers, whole
-from gpt_oss.server.core.tokenising import tokenised
 from gpt_oss.server.openapi import body_of, read_as
 from gpt_oss.server.service import Service, service_of
 from gpt_oss.vocabulary import ENDOFTEXT, RETURN, encode_with_special
@@ -90,7 +89,7 @@ async def _continued(request: Request, wanted: OllamaRequest, options: OllamaOpt
         raise RequestError("format and tools need a conversation: leave raw out", param="raw")
     service = service_of(request)
     params = sampling_params(options.as_fields(), max_tokens=options.max_tokens, stop_token_ids=(ENDOFTEXT, RETURN))
-    prompt = await tokenised(lambda: encode_with_special(wanted.prompt), len(wanted.prompt))
+    prompt = await aside(lambda: encode_with_special(wanted.prompt))
     choice = Continuation(prompt, stop_texts(options, "options.stop"))
     clock = Clock()
     last: Json = {}
