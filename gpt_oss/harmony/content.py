@@ -36,6 +36,7 @@ _KINDS = {
     "blob": "a file",
 }
 _THOUGHTS = ("thinking", "redacted_thinking", "reasoning", "reasoning_text")
+_PLAIN = (None, "text", "input_text", "output_text", "refusal")
 _TEXT_FILE = re.compile(r"(text/[\w.+-]+|application/(json|xml|yaml|x-yaml|toml|javascript|x-sh|sql))\b")
 _TEXT_ENDINGS = (".txt", ".md", ".csv", ".json", ".log", ".xml", ".yaml", ".py")
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),(.*)", re.DOTALL)
@@ -55,7 +56,7 @@ def text_of(content: Any, where: str, *, newest: bool = False, between: str = ""
     """The text of a message's content: a string, or a list of parts in the form of any API.
 
     newest: the content is what a user has just sent: what is not text is refused there.
-    between: what stands between two parts.
+    between: what stands between two parts; a file or a note has a line of its own in any case.
     Raises HarmonyError, naming the place.
     """
     if content is None or isinstance(content, str):
@@ -64,11 +65,18 @@ def text_of(content: Any, where: str, *, newest: bool = False, between: str = ""
         content = [content]
     if not LIST.holds(content):
         raise HarmonyError(f"{where} must be a string or a list of text parts, not {kind_of(content)}", field=where)
-    texts = []
+    pieces: list[str] = []
+    after_plain = True
     for number, part in enumerate(content):
-        if not (isinstance(part, Mapping) and part.get("type") in _THOUGHTS):
-            texts.append(part_text(part, f"{where}[{number}]", newest=newest))
-    return between.join(texts)
+        if isinstance(part, Mapping) and part.get("type") in _THOUGHTS:
+            continue
+        is_plain = isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in _PLAIN)
+        more = part_text(part, f"{where}[{number}]", newest=newest)
+        if pieces:
+            pieces.append(between if is_plain and after_plain else between or "\n")
+        pieces.append(more)
+        after_plain = is_plain
+    return "".join(pieces)
 
 
 def thoughts_of(content: Any) -> str:

@@ -341,11 +341,17 @@ def test_text_inside_files_is_read(scripted: Scripted) -> None:
     document = {"type": "document", "title": "notes", "source": {"type": "text", "data": "The code is 42."}}
     messages = [{"role": "user", "content": [document, {"type": "text", "text": "What is it?"}]}]
     assert ANTHROPIC.post(live.url, {"model": "x", "max_tokens": 9, "messages": messages}).status == 200
-    assert "notes\nThe code is 42." in prompt_of(live)
+    assert "notes\nThe code is 42.\nWhat is it?<|end|>" in prompt_of(live)
     data = "data:text/plain;base64,VGhlIGNvZGUgaXMgNDIu"
     file = {"type": "file", "file": {"filename": "a.txt", "file_data": data}}
-    assert CHAT.post(live.url, {"messages": [{"role": "user", "content": [file]}]}).status == 200
-    assert "The code is 42." in prompt_of(live)
+    parts = [
+        {"type": "text", "text": "What "},
+        {"type": "text", "text": "is this?"},
+        file,
+        {"type": "text", "text": "?"},
+    ]
+    assert CHAT.post(live.url, {"messages": [{"role": "user", "content": parts}]}).status == 200
+    assert "What is this?\na.txt\nThe code is 42.\n?<|end|>" in prompt_of(live)
     item = {"role": "user", "content": [{"type": "input_file", "filename": "a.txt", "file_data": data}]}
     assert RESPONSES.post(live.url, {"input": [item]}).status == 200
     assert "The code is 42." in prompt_of(live)
